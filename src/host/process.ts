@@ -1,0 +1,86 @@
+import { execFileSync } from "node:child_process";
+import { readFileSync, readlinkSync } from "node:fs";
+import { hostname } from "node:os";
+
+/**
+ * Names one process for as long as this host runs. A pid alone is not enough: it is reused, and a cache folder may be
+ * shared between hosts or between containers that number their processes apart.
+ */
+export interface ProcessIdentity {
+  readonly pid: number;
+  /** When it started, in the host's own unit: clock ticks since boot on Linux, a date on macOS. */
+  readonly started: string;
+  /** The host, its boot and the pid namespace that `pid` belongs to. */
+  readonly scope: Scope;
+}
+
+interface Scope {
+  readonly host: string;
+  readonly boot: string;
+  readonly namespace: string;
+}
+
+let scope: Scope | undefined;
+
+function currentScope(): Scope {
+  scope ??=
+    process.platform === "linux"
+      ? {
+          host: readOrEmpty("/etc/machine-id") || hostname(),
+          boot: readOrEmpty("/proc/sys/kernel/random/boot_id"),
+          // The namespace's inode number stands for "which container".
+          namespace: readLinkOrEmpty("/proc/self/ns/pid"),
+        }
+      : { host: hostname(), boot: "", namespace: "" };
+  return scope;
+}
+
+function readOrEmpty(path: string): string {
+  try {
+    return readFileSync(path, "utf8").trim();
+  } catch {
+    return ""; // a system without it: then this part tells nothing apart
+  }
+}
+
+function readLinkOrEmpty(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return ""; // no namespaces in this kernel: then there is only one
+  }
+}
+
+/** When the process started, or null if there is no such process. A zombie counts as gone: it holds nothing. */
+function startTime(pid: number): string | null {
+  try {
+    if (process.platform === "linux") {
+      const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+      // The second field is the program's name in parentheses and may hold spaces and parentheses itself.
+      const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+      return fields[0] === "Z" ? null : (fields[19] ?? null);
+    }
+    const started = execFileSync("ps", ["-o", "lstart=", "-p", String(pid)], { encoding: "utf8" }).trim();
+    return started === "" ? null : started;
+  } catch {
+    return null;
+  }
+}
+
+/** The identity of a process that runs now: this one by default. Null if there is none of that pid. */
+export function processIdentity(pid: number = process.pid): ProcessIdentity | null {
+  const started = startTime(pid);
+  return started === null ? null : { pid, started, scope: currentScope() };
+}
+
+/**
+ * "alive" and "dead" are certain; "unknown" is another host or another container, which this one can't look into: judge it by
+ * its heartbeat.
+ */
+export function liveness(identity: ProcessIdentity): "alive" | "dead" | "unknown" {
+  const here = currentScope();
+  if (identity.scope.host !== here.host) return "unknown";
+  if (identity.scope.boot !== here.boot) return "dead"; // this host has started anew since
+  if (identity.scope.namespace !== here.namespace) return "unknown";
+  return startTime(identity.pid) === identity.started ? "alive" : "dead";
+}
