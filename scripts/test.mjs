@@ -18,18 +18,22 @@ run(process.execPath, [join(root, "scripts", "build.mjs")]);
 runBin("tsc", ["-p", "tsconfig.json"]);
 installTestTools();
 
+// The sources say which tests there are: a compiled file may be left over from a test that was renamed.
 const compiled = join(root, "build", "test");
-const files = readdirSync(compiled, { recursive: true })
-  .filter((file) => file.endsWith(".test.js"))
+const files = readdirSync(join(root, "test"), { recursive: true })
+  .filter((file) => file.endsWith(".test.ts"))
   .filter((file) => wanted.length === 0 || wanted.some((word) => file.includes(word)))
-  .map((file) => join(compiled, file))
+  .map((file) => join(compiled, file.replace(/\.ts$/, ".js")))
   .sort();
 const isMachineTest = (file) => relative(compiled, file).startsWith("e2e");
 
 let passed = 0;
 let failed = 0;
 // Machines under emulation keep a core each, and a starved guest tells nothing: those files run one after the other.
-await runFiles(files.filter((file) => !isMachineTest(file)), 2);
+await runFiles(
+  files.filter((file) => !isMachineTest(file)),
+  2,
+);
 if (machines) await runFiles(files.filter(isMachineTest), 1);
 console.log(`${passed} passed, ${failed} failed`);
 process.exitCode = failed === 0 && passed > 0 ? 0 : 1;
