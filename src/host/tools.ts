@@ -67,7 +67,10 @@ export async function runTool(name: string, args: readonly string[], options: To
     child.once("close", (code, by) => resolve([code, by]));
   }).catch((error: unknown) => {
     options.signal?.throwIfAborted();
-    throw new HostError("HOST_TOOL_FAILED", `'${name}' could not be started.`, { cause: error, details: { tool: name } });
+    throw new HostError("HOST_TOOL_FAILED", `'${name}' could not be started.`, {
+      cause: error,
+      details: { tool: name },
+    });
   });
   if (status !== 0) {
     const tail = stderr().trim().split("\n").slice(-5).join("\n");
