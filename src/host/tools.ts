@@ -1,28 +1,10 @@
 import { spawn } from "node:child_process";
-import { accessSync, constants } from "node:fs";
-import { delimiter, join } from "node:path";
 
 import { HostError } from "../errors.js";
+import { findTool } from "./find.js";
 import { installHint } from "./packages.js";
 
-/** Folders that hold administrators' tools and that an ordinary user's PATH often lacks. */
-const SYSTEM_FOLDERS = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
-
-/** The absolute path of a program, or null. */
-export function findTool(name: string): string | null {
-  const folders = [...(process.env["PATH"] ?? "").split(delimiter), ...SYSTEM_FOLDERS];
-  for (const folder of folders) {
-    if (folder === "") continue;
-    const path = join(folder, name);
-    try {
-      accessSync(path, constants.X_OK);
-      return path;
-    } catch {
-      // not here: look in the next folder
-    }
-  }
-  return null;
-}
+export { findTool };
 
 /** The absolute path of a program; a HostError with the command that installs it where it is missing. */
 export function requireTool(name: string): string {

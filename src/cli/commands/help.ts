@@ -1,0 +1,29 @@
+import { packageVersion } from "../../host/package.js";
+import { defineCommand } from "../command.js";
+import { COMMANDS, GROUPS, unknownCommand } from "../commands.js";
+import { commandHelp, overview } from "../help.js";
+
+export const help = defineCommand({
+  summary: "Show the help of smolvm or of one command",
+  positionals: [{ name: "COMMAND", optional: true, repeat: true, completes: "command" }],
+  async run({ positionals }) {
+    const text = await helpFor(positionals.join(" "));
+    return { text, data: { help: text } };
+  },
+});
+
+async function helpFor(name: string): Promise<string> {
+  if (name === "") return overview(null);
+  if (name in GROUPS) return overview(name);
+  const entry = COMMANDS[name];
+  if (entry === undefined) throw unknownCommand(name);
+  return commandHelp(name, await entry.load());
+}
+
+export const version = defineCommand({
+  summary: "Show the version",
+  run() {
+    const text = packageVersion();
+    return Promise.resolve({ text: `${text}\n`, data: { version: text, node: process.versions.node } });
+  },
+});

@@ -1,0 +1,51 @@
+import type { LocalImage } from "../../images/index.js";
+import { defineCommand } from "../command.js";
+import { DEFAULT_IMAGE, ensureImage, IMAGE_OPTIONS, imageManager } from "../images.js";
+import { Progress } from "../progress.js";
+
+export const imagePull = defineCommand({
+  summary: "Download images and verify them",
+  description: `What is here already and verifies is not downloaded again; what was interrupted goes on from where it
+was. Several images come at the same time. 'default' is not downloaded but made, from packages of this host.`,
+  positionals: [{ name: "NAME", repeat: true, completes: "image" }],
+  options: {
+    ...IMAGE_OPTIONS,
+    "accept-new": { summary: "Accept other bytes than those seen before, for an image that has no published digest" },
+  },
+  examples: ["smolvm image pull hello", "smolvm image pull --registry ./images.json a b"],
+  async run({ positionals, options }, { signal }) {
+    const names = [...new Set(positionals)];
+    const images: LocalImage[] = [];
+    if (names.includes(DEFAULT_IMAGE)) images.push(await ensureImage(DEFAULT_IMAGE, { registry: undefined, signal }));
+    const others = names.filter((name) => name !== DEFAULT_IMAGE);
+    if (others.length > 0) images.push(...(await pull(others, options, signal)));
+    return {
+      data: images.map(({ name, kernelPath, rootfsPath, initrdPath }) => ({
+        name,
+        kernelPath,
+        rootfsPath,
+        initrdPath: initrdPath ?? null,
+      })),
+      text: images.map((image) => `${image.name}\n`).join(""),
+    };
+  },
+});
+
+/** All at once; when one fails the others are still brought to their end, so that nothing has to be fetched twice. */
+async function pull(
+  names: readonly string[],
+  options: { registry: string | undefined; "accept-new": boolean },
+  signal: AbortSignal,
+): Promise<LocalImage[]> {
+  const manager = await imageManager(options);
+  using progress = new Progress();
+  const results = await Promise.allSettled(
+    names.map((name) =>
+      manager.ensureImage(name, { signal, onProgress: progress.image, acceptNew: options["accept-new"] }),
+    ),
+  );
+  return results.map((result) => {
+    if (result.status === "rejected") throw result.reason;
+    return result.value;
+  });
+}

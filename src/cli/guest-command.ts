@@ -1,0 +1,65 @@
+import type { SmolVM } from "../machine/index.js";
+import { attach, collect } from "./attach.js";
+import type { Input, Invocation, OptionDescriptions, Outcome } from "./command.js";
+import { UsageError } from "./failure.js";
+import { terminalSize } from "./raw-terminal.js";
+import { environment, milliseconds } from "./values.js";
+
+/** What `run`, `exec` and `shell` let one say about the command. */
+export const COMMAND_OPTIONS = {
+  interactive: { short: "i", summary: "Pass stdin on to the command" },
+  tty: { short: "t", summary: "Give the command a terminal; keys, Ctrl-C too, go to it (implies -i on a terminal)" },
+  timeout: { value: "TIME", summary: "End the command after so long: 30 (seconds), 500ms, 5m, 1h. Exit status 124" },
+  workdir: { value: "PATH", short: "w", summary: "Folder in the machine to run in" },
+  user: { value: "NAME", short: "u", summary: "User in the machine to run as (default: root)" },
+} as const satisfies OptionDescriptions;
+
+type CommandInput = Input<typeof COMMAND_OPTIONS>["options"];
+
+export interface CommandOptions {
+  readonly stdin: boolean;
+  readonly tty: boolean;
+  readonly spawn: {
+    readonly env?: Record<string, string>;
+    readonly cwd?: string;
+    readonly user?: string;
+    readonly timeoutMs?: number;
+  };
+}
+
+export function readCommandOptions(options: CommandInput, env: readonly string[], { json }: Invocation): CommandOptions {
+  const timeoutMs = milliseconds("--timeout", options.timeout);
+  if (json && options.tty) throw new UsageError("--tty and --json do not go together.");
+  return {
+    tty: options.tty,
+    stdin: options.interactive || (options.tty && process.stdin.isTTY),
+    spawn: {
+      env: environment(env),
+      ...(options.workdir === undefined ? {} : { cwd: options.workdir }),
+      ...(options.user === undefined ? {} : { user: options.user }),
+      ...(timeoutMs === undefined ? {} : { timeoutMs }),
+    },
+  };
+}
+
+/** Runs a command in a machine, joined to this process. A single word goes to the guest's shell, as with ssh. */
+export async function runInGuest(
+  vm: SmolVM,
+  words: readonly string[],
+  { stdin, tty, spawn }: CommandOptions,
+  { json, signal }: Invocation,
+): Promise<Outcome> {
+  const [line = ""] = words;
+  const command = vm.spawn(words.length === 1 ? line : words, {
+    ...spawn,
+    stdin,
+    signal,
+    ...(tty ? { tty: terminalSize() } : {}),
+  });
+  if (json) {
+    const { end, data } = await collect(command, { stdin });
+    return { data, exitCode: end.status };
+  }
+  const { status } = await attach(command, { stdin, tty });
+  return { exitCode: status };
+}

@@ -1,0 +1,45 @@
+import { constants } from "node:os";
+
+import { describeFailure, Interruption, printFailure } from "./failure.js";
+
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const satisfies readonly NodeJS.Signals[];
+
+/** Ending in order takes a moment: a machine has to go. What takes longer than this hangs. */
+const GRACE_MS = 20_000;
+
+interface Interrupt extends Disposable {
+  /** Aborts when the program is to end: by a signal, or because nobody reads its output any more. */
+  readonly signal: AbortSignal;
+}
+
+/** The first signal lets everything end in order. The second ends the program at once: its machines end with it. */
+export function onInterrupt(): Interrupt {
+  const controller = new AbortController();
+  const end = (reason: Interruption): void => {
+    if (controller.signal.aborted) process.exit(reason.exitCode);
+    setTimeout(() => process.exit(reason.exitCode), GRACE_MS).unref();
+    controller.abort(reason);
+  };
+  const onSignal = (name: NodeJS.Signals): void => {
+    end(new Interruption(`Interrupted by ${name}.`, "INTERRUPTED", 128 + constants.signals[name]));
+  };
+  const onError = (error: NodeJS.ErrnoException): void => {
+    if (error.code === "EPIPE") {
+      // `smolvm run … | head -1`: the status is the one that the shell gives for a program that SIGPIPE ended.
+      if (!controller.signal.aborted) end(new Interruption("Nobody reads the output.", "CLOSED_PIPE", 141));
+      return;
+    }
+    const failure = describeFailure(error, 125);
+    printFailure(failure, error);
+    process.exit(failure.exitCode);
+  };
+  for (const name of SIGNALS) process.on(name, onSignal);
+  process.on("uncaughtException", onError);
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]() {
+      for (const name of SIGNALS) process.off(name, onSignal);
+      process.off("uncaughtException", onError);
+    },
+  };
+}

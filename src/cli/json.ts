@@ -1,0 +1,21 @@
+import type { Failure } from "./command.js";
+
+interface Result {
+  readonly command: string;
+  readonly exitCode: number;
+  readonly data: unknown;
+  readonly error: Failure | null;
+}
+
+/** The one thing on stdout with `--json`. `ok` is whether the exit status is 0. */
+export function envelope({ command, exitCode, data, error }: Result): string {
+  const shown = error && { code: error.code, message: error.message, hint: error.hint, details: error.details };
+  return `${JSON.stringify({ ok: exitCode === 0, command, exitCode, data, error: shown }, plain)}\n`;
+}
+
+/** JSON has no place for these, and an error's details may hold anything. */
+function plain(_key: string, value: unknown): unknown {
+  if (typeof value === "bigint") return value.toString();
+  if (value instanceof Error) return { name: value.name, message: value.message };
+  return value;
+}

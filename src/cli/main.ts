@@ -1,0 +1,41 @@
+import { readCommand, readGlobals } from "./arguments.js";
+import type { Outcome } from "./command.js";
+import { commandAt } from "./commands.js";
+import { describeFailure, printFailure } from "./failure.js";
+import { onInterrupt } from "./interrupt.js";
+import { envelope } from "./json.js";
+import { writeOut } from "./output.js";
+
+/** The whole command line: parse, run, one catch. Gives the exit status; the payload is written out by then. */
+export async function main(argv: readonly string[]): Promise<number> {
+  const globals = { json: false, debug: false };
+  let name = "";
+  let hostFailureStatus = 1;
+  const interrupt = onInterrupt();
+  try {
+    const found = await commandAt(argv, globals);
+    name = found.name;
+    readGlobals(found.command, found.argv, globals);
+    const input = readCommand(name, found.command, found.argv);
+    hostFailureStatus = found.command.hostFailureStatus ?? hostFailureStatus;
+    const outcome = await found.command.run(input, { ...globals, signal: interrupt.signal });
+    interrupt.signal.throwIfAborted();
+    await writeOut(globals.json ? asEnvelope(name, outcome) : (outcome.text ?? ""));
+    return outcome.exitCode ?? 0;
+  } catch (thrown) {
+    // Whatever an interrupted command failed with, the interruption is why.
+    const error: unknown = interrupt.signal.aborted ? interrupt.signal.reason : thrown;
+    const failure = describeFailure(error, hostFailureStatus);
+    printFailure(failure, globals.debug ? thrown : undefined);
+    if (globals.json && failure.code !== "CLOSED_PIPE") {
+      await writeOut(envelope({ command: name, exitCode: failure.exitCode, data: null, error: failure }));
+    }
+    return failure.exitCode;
+  } finally {
+    interrupt[Symbol.dispose]();
+  }
+}
+
+function asEnvelope(command: string, { data = null, exitCode = 0, error = null }: Outcome): string {
+  return envelope({ command, exitCode, data, error });
+}

@@ -1,0 +1,120 @@
+import { formatBytes, formatSeconds } from "./output.js";
+import { dim, green, isInteractive, print } from "./terminal.js";
+
+/** What ImageManager reports while an image comes. */
+export interface ImageProgress {
+  readonly image: string;
+  readonly asset: string;
+  readonly phase: "download" | "verify" | "done";
+  readonly bytes: number;
+  readonly total: number | null;
+}
+
+interface Bar {
+  readonly label: string;
+  progress: ImageProgress;
+  /** When this phase began, and with how many bytes: a resumed download does not start at zero. */
+  since: number;
+  first: number;
+}
+
+const REDRAW_MS = 100;
+const BAR_WIDTH = 24;
+
+/**
+ * Lines on stderr that tell how far things are. On a terminal they are redrawn in place and one bar stands for each file;
+ * elsewhere a line is printed when a phase begins, and nothing moves.
+ */
+export class Progress implements Disposable {
+  readonly #bars = new Map<string, Bar>();
+  readonly #interactive = isInteractive();
+  #step: string | null = null;
+  #drawn = 0;
+  #timer: NodeJS.Timeout | null = null;
+
+  /** Shows what is being done now, in place of what was shown before. */
+  step(text: string): void {
+    this.#step = text;
+    if (!this.#interactive) print(`smolvm: ${text}`);
+    else this.#redrawSoon();
+  }
+
+  readonly image = (progress: ImageProgress): void => {
+    const label = `${progress.image} ${progress.asset}`;
+    const bar = this.#bars.get(label);
+    const begins = bar === undefined || bar.progress.phase !== progress.phase;
+    if (begins) {
+      this.#bars.set(label, { label, progress, since: performance.now(), first: progress.bytes });
+      if (!this.#interactive) this.#announce(label, progress);
+    } else {
+      bar.progress = progress;
+    }
+    if (this.#interactive) this.#redrawSoon();
+  };
+
+  #announce(label: string, { phase, total }: ImageProgress): void {
+    const size = total === null ? "" : ` (${formatBytes(total)})`;
+    const words = { download: `downloading ${label}${size}`, verify: `verifying ${label}${size}`, done: null };
+    const line = words[phase];
+    if (line !== null) print(`smolvm: ${line}`);
+  }
+
+  #redrawSoon(): void {
+    this.#timer ??= setTimeout(() => {
+      this.#timer = null;
+      this.#redraw();
+    }, REDRAW_MS).unref();
+  }
+
+  #redraw(): void {
+    const columns = Math.max(20, process.stderr.columns - 1);
+    const width = Math.max(0, ...[...this.#bars.keys()].map((label) => label.length));
+    const lines = [...this.#bars.values()].map((bar) => barLine(bar, width));
+    if (this.#step !== null) lines.push(this.#step);
+    this.#erase();
+    for (const line of lines) print(line.length > columns ? `${line.slice(0, columns - 1)}…` : line);
+    this.#drawn = lines.length;
+  }
+
+  #erase(): void {
+    if (this.#drawn > 0) process.stderr.write(`\u001b[${this.#drawn}F\u001b[J`);
+    this.#drawn = 0;
+  }
+
+  /** Takes the lines away, except for the bars of files that were fetched. */
+  [Symbol.dispose](): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    if (!this.#interactive) return;
+    this.#step = null;
+    if (this.#bars.size > 0) this.#redraw();
+    else this.#erase();
+    this.#drawn = 0;
+  }
+}
+
+function barLine(bar: Bar, width: number): string {
+  const { phase, bytes, total } = bar.progress;
+  const label = bar.label.padEnd(width);
+  if (phase === "done") return `${label}  ✓ ${total === null ? "" : formatBytes(total)}`;
+  const share = total === null || total === 0 ? null : Math.min(1, bytes / total);
+  const filled = Math.round((share ?? 0) * BAR_WIDTH);
+  const drawn = share === null ? "" : `[${"#".repeat(filled)}${"-".repeat(BAR_WIDTH - filled)}] ${percent(share)}  `;
+  return `${label}  ${drawn}${amount(bytes, total)}  ${phase === "verify" ? "verifying" : speed(bar)}`;
+}
+
+const percent = (share: number): string => `${String(Math.floor(share * 100)).padStart(3)} %`;
+
+const amount = (bytes: number, total: number | null): string =>
+  total === null ? formatBytes(bytes) : `${formatBytes(bytes)} of ${formatBytes(total)}`;
+
+/** The mean rate since the phase began, and the time that is left at that rate. */
+function speed({ progress: { bytes, total }, since, first }: Bar): string {
+  const seconds = (performance.now() - since) / 1000;
+  const rate = (bytes - first) / seconds;
+  if (seconds < 0.5 || rate <= 0) return "";
+  const left = total === null ? "" : `  ${formatSeconds((total - bytes) / rate)} left`;
+  return `${formatBytes(rate)}/s${left}`;
+}
+
+export const ready = (text: string): void => print(`${green("✓")} ${text}`);
+export const detail = (text: string): void => print(dim(`  ${text}`));

@@ -1,0 +1,58 @@
+import { createInterface } from "node:readline/promises";
+
+/* Everything for people goes to stderr, through this file. stdout is for what was asked for. */
+
+const on = (name: string): boolean => (process.env[name] ?? "") !== "";
+
+/** Lines may be drawn anew: a person looks at a terminal that can do it. */
+export function isInteractive(): boolean {
+  return process.stderr.isTTY && process.env["TERM"] !== "dumb" && !on("CI");
+}
+
+function hasColour(): boolean {
+  return process.stderr.isTTY && process.env["TERM"] !== "dumb" && !on("NO_COLOR");
+}
+
+function style(code: number, text: string): string {
+  return hasColour() ? `\u001b[${code}m${text}\u001b[0m` : text;
+}
+
+export const bold = (text: string): string => style(1, text);
+export const dim = (text: string): string => style(2, text);
+export const red = (text: string): string => style(31, text);
+export const green = (text: string): string => style(32, text);
+export const yellow = (text: string): string => style(33, text);
+
+export function print(line: string): void {
+  process.stderr.write(`${line}\n`);
+}
+
+export function printWarning(text: string): void {
+  print(`${yellow("smolvm: warning:")} ${text}`);
+}
+
+/** The one form in which every failure is shown. */
+export function printError(message: string, hint: string | null, context: readonly string[]): void {
+  print(`${red("smolvm:")} ${message}`);
+  for (const line of context) print(dim(`  | ${line}`));
+  if (hint !== null) print(`${bold("hint:")} ${hint}`);
+}
+
+/** Asks a person; no is the answer of an empty line and of an ended input. */
+export async function confirm(question: string, signal: AbortSignal): Promise<boolean> {
+  const asked = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    const answer = await Promise.race([
+      asked.question(`${question} [y/N] `, { signal }),
+      new Promise<string>((resolve) => asked.once("close", () => resolve(""))),
+    ]);
+    return /^y(es)?$/i.test(answer.trim());
+  } finally {
+    asked.close();
+  }
+}
+
+/** Someone is there to answer. */
+export function canAsk(): boolean {
+  return process.stdin.isTTY && process.stderr.isTTY;
+}
