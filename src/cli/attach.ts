@@ -43,7 +43,10 @@ export async function collect(command: GuestProcess, { stdin }: Pick<Joint, "std
   try {
     const [result, stdout, stderr] = await Promise.all([command.wait(), all(command.stdout), all(command.stderr)]);
     const end = ended(result);
-    return { end, data: { exitCode: end.status, signal: end.signal, ...text("stdout", stdout), ...text("stderr", stderr) } };
+    return {
+      end,
+      data: { exitCode: end.status, signal: end.signal, ...text("stdout", stdout), ...text("stderr", stderr) },
+    };
   } finally {
     input?.[Symbol.dispose]();
   }

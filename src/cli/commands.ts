@@ -3,34 +3,22 @@ import { UsageError } from "./failure.js";
 import { asksForHelp, readLeadingGlobals, type Globals } from "./arguments.js";
 import { didYouMean } from "./suggest.js";
 
-interface Entry {
-  readonly summary: string;
-  /** Loaded when it is asked for: what one command needs must not slow the others down. */
-  readonly load: () => Promise<Command>;
-}
+/** A command is loaded when it is asked for: what one of them needs must not slow the others down. */
+type Load = () => Promise<Command>;
 
 /** Every command by the words that are typed for it. The order is that of the help. */
-export const COMMANDS: Readonly<Record<string, Entry>> = {
-  run: {
-    summary: "Run a command in a new machine, and delete the machine when it ends",
-    load: async () => (await import("./commands/run.js")).run,
-  },
-  "image ls": {
-    summary: "List the images, and which of them are here",
-    load: async () => (await import("./commands/image-ls.js")).imageLs,
-  },
-  "image pull": {
-    summary: "Download images and verify them",
-    load: async () => (await import("./commands/image-pull.js")).imagePull,
-  },
-  doctor: {
-    summary: "Check that machines can run here, by running one",
-    load: async () => (await import("./commands/doctor.js")).doctor,
-  },
-  setup: {
-    summary: "Install what machines need from the system",
-    load: async () => (await import("./commands/setup.js")).setup,
-  },
+export const COMMANDS: Readonly<Record<string, Load>> = {
+  run: async () => (await import("./commands/run.js")).run,
+  "image ls": async () => (await import("./commands/image-ls.js")).imageLs,
+  "image pull": async () => (await import("./commands/image-pull.js")).imagePull,
+  "image verify": async () => (await import("./commands/image-verify.js")).imageVerify,
+  "image inspect": async () => (await import("./commands/image-inspect.js")).imageInspect,
+  "image rm": async () => (await import("./commands/image-rm.js")).imageRm,
+  "image prune": async () => (await import("./commands/image-prune.js")).imagePrune,
+  "image export": async () => (await import("./commands/image-export.js")).imageExport,
+  "image import": async () => (await import("./commands/image-import.js")).imageImport,
+  doctor: async () => (await import("./commands/doctor.js")).doctor,
+  setup: async () => (await import("./commands/setup.js")).setup,
 };
 
 /** Words that only introduce further commands. */
@@ -54,7 +42,7 @@ export async function commandAt(argv: readonly string[], globals: Globals): Prom
     throw new UsageError("No command is given.", { hint: "See: smolvm --help" });
   }
   if (word === "help") return special("help", rest);
-  if (word in GROUPS) return inGroup(word, rest, globals, leading.asked);
+  if (Object.hasOwn(GROUPS, word)) return inGroup(word, rest, globals, leading.asked);
   if (leading.asked === "help") return special("help", [word]);
   return load(word, rest);
 }
@@ -69,10 +57,14 @@ async function inGroup(group: string, argv: readonly string[], globals: Globals,
   return load(`${group} ${word}`, rest);
 }
 
+export async function commandNamed(name: string): Promise<Command> {
+  const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+  if (load === undefined) throw unknownCommand(name);
+  return load();
+}
+
 async function load(name: string, argv: readonly string[]): Promise<Found> {
-  const entry = COMMANDS[name];
-  if (entry === undefined) throw unknownCommand(name);
-  const command = await entry.load();
+  const command = await commandNamed(name);
   return asksForHelp(command, argv) ? special("help", name.split(" ")) : { name, command, argv };
 }
 
@@ -82,7 +74,7 @@ async function special(name: "help" | "version", argv: readonly string[]): Promi
   return { name, command: name === "help" ? help : version, argv };
 }
 
-export function unknownCommand(name: string): UsageError {
+function unknownCommand(name: string): UsageError {
   const known = [...new Set([...Object.keys(COMMANDS), ...Object.keys(GROUPS)])];
   return new UsageError(`Unknown command: 'smolvm ${name}'.`, {
     hint: didYouMean(name, known, (command) => `smolvm ${command}`) ?? "See: smolvm --help",

@@ -27,7 +27,11 @@ export interface CommandOptions {
   };
 }
 
-export function readCommandOptions(options: CommandInput, env: readonly string[], { json }: Invocation): CommandOptions {
+export function readCommandOptions(
+  options: CommandInput,
+  env: readonly string[],
+  { json }: Invocation,
+): CommandOptions {
   const timeoutMs = milliseconds("--timeout", options.timeout);
   if (json && options.tty) throw new UsageError("--tty and --json do not go together.");
   return {

@@ -1,13 +1,13 @@
 import { GLOBAL_OPTIONS } from "./arguments.js";
 import type { Command, OptionDescription, OptionDescriptions, PositionalDescription } from "./command.js";
-import { COMMANDS, GROUPS } from "./commands.js";
+import { commandNamed, COMMANDS, GROUPS } from "./commands.js";
 
 /** The help of one command, made from its description. */
 export function commandHelp(name: string, command: Command): string {
   const sections = [
     `${command.summary}.\n`,
     `Usage: ${usage(name, command)}\n`,
-    ...(command.description === undefined ? [] : [`${command.description.trim()}\n`]),
+    ...(command.description === undefined ? [] : [paragraphs(command.description)]),
     `Options:\n${optionLines({ ...command.options, ...GLOBAL_OPTIONS })}`,
   ];
   if (command.examples !== undefined) {
@@ -19,7 +19,9 @@ export function commandHelp(name: string, command: Command): string {
 function usage(name: string, command: Command): string {
   const words = (command.positionals ?? []).map(wordUsage);
   const guest = { required: ["[--] COMMAND…"], optional: ["[--] [COMMAND…]"] };
-  return ["smolvm", name, "[OPTIONS]", ...words, ...(command.guestCommand ? guest[command.guestCommand] : [])].join(" ");
+  return ["smolvm", name, "[OPTIONS]", ...words, ...(command.guestCommand ? guest[command.guestCommand] : [])].join(
+    " ",
+  );
 }
 
 function wordUsage(word: PositionalDescription): string {
@@ -41,30 +43,39 @@ function optionUsage(name: string, option: OptionDescription): string {
 /** Help is read in terminals of 80 columns, too. */
 const COLUMNS = 80;
 
+/** A line of two columns; the right one goes on below itself. */
 function line(left: string, summary: string, width: number): string {
   const indent = " ".repeat(2 + width + 2);
-  const lines: string[] = [];
-  let current = "";
-  for (const word of summary.split(" ")) {
-    if (current !== "" && indent.length + current.length + 1 + word.length > COLUMNS) {
-      lines.push(current);
-      current = word;
-    } else {
-      current = current === "" ? word : `${current} ${word}`;
-    }
-  }
-  lines.push(current);
   const first = left.length > width ? `  ${left}\n${indent}` : `  ${left.padEnd(width)}  `;
-  return `${first}${lines.join(`\n${indent}`)}\n`;
+  return `${first}${wrap(summary, COLUMNS - indent.length).join(`\n${indent}`)}\n`;
+}
+
+/** Paragraphs are set apart by empty lines. */
+function paragraphs(text: string): string {
+  return text
+    .trim()
+    .split(/\n\n+/)
+    .map((paragraph) => `${wrap(paragraph, COLUMNS).join("\n")}\n`)
+    .join("\n");
+}
+
+function wrap(text: string, columns: number): string[] {
+  const lines: string[] = [];
+  for (const word of text.split(/\s+/)) {
+    const last = lines.at(-1);
+    if (last === undefined || last.length + 1 + word.length > columns) lines.push(word);
+    else lines[lines.length - 1] = `${last} ${word}`;
+  }
+  return lines;
 }
 
 /** The help of smolvm itself, or of a group of commands. */
-export function overview(group: string | null): string {
+export async function overview(group: string | null): Promise<string> {
   const names = Object.keys(COMMANDS).filter((name) => group === null || name.startsWith(`${group} `));
   const width = Math.max(...names.map((name) => name.length));
-  const lines = names.map((name) => line(name, COMMANDS[name]?.summary ?? "", width)).join("");
-  const intro =
-    group === null ? "Run untrusted code in a throwaway virtual machine." : `${GROUPS[group] ?? ""}.`;
+  const commands = await Promise.all(names.map(commandNamed));
+  const lines = names.map((name, position) => line(name, commands[position]?.summary ?? "", width)).join("");
+  const intro = group === null ? "Run untrusted code in a throwaway virtual machine." : `${GROUPS[group] ?? ""}.`;
   const options =
     group === null
       ? `\nOptions:\n${optionLines({ ...GLOBAL_OPTIONS, version: { short: "V", summary: "Show the version" } })}`

@@ -14,7 +14,12 @@ const ACCELERATORS = ["auto", "kvm", "hvf", "tcg"] as const;
 export const MACHINE_OPTIONS = {
   image: { value: "NAME", summary: "The image to boot (default: one that is made on this host)", completes: "image" },
   name: { value: "ID", summary: "The machine's id (default: a random one)" },
-  env: { value: "NAME=VALUE", short: "e", repeat: true, summary: "Set a variable in the machine; NAME alone passes it on" },
+  env: {
+    value: "NAME=VALUE",
+    short: "e",
+    repeat: true,
+    summary: "Set a variable in the machine; NAME alone passes it on",
+  },
   cpus: { value: "N", summary: "Virtual CPUs, 1 to 32 (default: 2, or 1 without hardware acceleration)" },
   memory: { value: "MIB", summary: "Memory, 128 to 16384 MiB (default: 512)" },
   disk: { value: "MIB", summary: "Size of the root disk (default: that of the image)" },

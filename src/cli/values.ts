@@ -36,7 +36,11 @@ export function milliseconds(option: string, text: string | undefined): number |
   return value;
 }
 
-export function oneOf<T extends string>(option: string, text: string | undefined, allowed: readonly T[]): T | undefined {
+export function oneOf<T extends string>(
+  option: string,
+  text: string | undefined,
+  allowed: readonly T[],
+): T | undefined {
   if (text === undefined) return undefined;
   const found = allowed.find((value) => value === text);
   if (found === undefined) throw wrong(option, text, `one of ${allowed.join(", ")}`);

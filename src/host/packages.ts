@@ -117,7 +117,13 @@ export const PACKAGE_MANAGERS: readonly PackageManager[] = [
     refresh: null,
     install: ["brew", "install"],
     needsRoot: false,
-    packages: { "qemu-system-x86_64": "qemu", "qemu-system-aarch64": "qemu", "qemu-img": "qemu", xz: "xz", zstd: "zstd" },
+    packages: {
+      "qemu-system-x86_64": "qemu",
+      "qemu-system-aarch64": "qemu",
+      "qemu-img": "qemu",
+      xz: "xz",
+      zstd: "zstd",
+    },
   },
 ];
 

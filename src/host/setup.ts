@@ -13,7 +13,10 @@ export interface HostTool {
 }
 
 /** What the library calls on a host of this kind, the most important first. */
-export function hostTools(platform: NodeJS.Platform = process.platform, arch: string = process.arch): readonly HostTool[] {
+export function hostTools(
+  platform: NodeJS.Platform = process.platform,
+  arch: string = process.arch,
+): readonly HostTool[] {
   const tools: HostTool[] = [
     { name: qemuFor(arch), purpose: "runs the machines", required: true },
     { name: "qemu-img", purpose: "makes the machines' disks", required: true },
@@ -48,7 +51,13 @@ export interface SetupPlan {
 export function planSetup(): SetupPlan {
   const missing = hostTools().filter((tool) => findTool(tool.name) === null);
   const manager = packageManager();
-  const commands = manager === null ? [] : installCommands(manager, missing.map((tool) => tool.name));
+  const commands =
+    manager === null
+      ? []
+      : installCommands(
+          manager,
+          missing.map((tool) => tool.name),
+        );
   return { missing, manager, commands };
 }
 

@@ -1,6 +1,6 @@
 import { packageVersion } from "../../host/package.js";
 import { defineCommand } from "../command.js";
-import { COMMANDS, GROUPS, unknownCommand } from "../commands.js";
+import { commandNamed, GROUPS } from "../commands.js";
 import { commandHelp, overview } from "../help.js";
 
 export const help = defineCommand({
@@ -14,10 +14,8 @@ export const help = defineCommand({
 
 async function helpFor(name: string): Promise<string> {
   if (name === "") return overview(null);
-  if (name in GROUPS) return overview(name);
-  const entry = COMMANDS[name];
-  if (entry === undefined) throw unknownCommand(name);
-  return commandHelp(name, await entry.load());
+  if (Object.hasOwn(GROUPS, name)) return overview(name);
+  return commandHelp(name, await commandNamed(name));
 }
 
 export const version = defineCommand({

@@ -4,6 +4,8 @@ import { formatBytes, table } from "../output.js";
 
 export const imageLs = defineCommand({
   summary: "List the images, and which of them are here",
+  description: `ON DISK is what an image occupies, SIZE what it seems to hold: images have holes. VERIFIED is when its bytes
+were last held against their digest.`,
   options: { ...IMAGE_OPTIONS },
   async run({ options }) {
     const manager = await imageManager(options);
@@ -11,14 +13,11 @@ export const imageLs = defineCommand({
     const rows = images.map((image) => [
       image.name,
       image.cached ? "✓" : "✗",
-      image.cached ? formatBytes(image.allocatedBytes) : "-",
-      image.cached ? formatBytes(image.apparentBytes) : "-",
+      image.allocatedBytes === null ? "-" : formatBytes(image.allocatedBytes),
+      image.sizeBytes === null ? "-" : formatBytes(image.sizeBytes),
       image.verifiedAt ?? "-",
-      image.source,
+      image.source ?? image.origin,
     ]);
-    return {
-      data: images,
-      text: table([["NAME", "CACHED", "ON DISK", "SIZE", "VERIFIED", "SOURCE"], ...rows]),
-    };
+    return { data: images, text: table([["NAME", "HERE", "ON DISK", "SIZE", "VERIFIED", "SOURCE"], ...rows]) };
   },
 });

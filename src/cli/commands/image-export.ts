@@ -1,0 +1,22 @@
+import { defineCommand } from "../command.js";
+import { IMAGE_OPTIONS, imageManager } from "../images.js";
+import { formatBytes } from "../output.js";
+import { Progress } from "../progress.js";
+import { print } from "../terminal.js";
+
+export const imageExport = defineCommand({
+  summary: "Write an image to one archive, with every digest in it",
+  positionals: [
+    { name: "NAME", completes: "image" },
+    { name: "FILE", completes: "path" },
+  ],
+  options: { ...IMAGE_OPTIONS },
+  examples: ["smolvm image export hello hello.smolvm"],
+  async run({ positionals: [name = "", path = ""], options }, { signal }) {
+    const manager = await imageManager(options);
+    using progress = new Progress();
+    const written = await manager.exportArchive(name, path, { signal, onProgress: progress.image });
+    print(`${written.path}: ${formatBytes(written.bytes)}`);
+    return { data: { name, ...written } };
+  },
+});

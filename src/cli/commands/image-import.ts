@@ -1,0 +1,24 @@
+import { defineCommand } from "../command.js";
+import { imageManager } from "../images.js";
+import { Progress } from "../progress.js";
+
+export const imageImport = defineCommand({
+  summary: "Take an image from an archive, verified member by member",
+  positionals: [{ name: "FILE", completes: "path" }],
+  options: {
+    name: { value: "NAME", summary: "The image's name here (default: the one in the archive)" },
+    force: { summary: "Replace an image of the same name" },
+  },
+  examples: ["smolvm image import hello.smolvm"],
+  async run({ positionals: [path = ""], options }, { signal }) {
+    const manager = await imageManager({ registry: undefined });
+    using progress = new Progress();
+    const image = await manager.importArchive(path, {
+      signal,
+      onProgress: progress.image,
+      force: options.force,
+      ...(options.name === undefined ? {} : { name: options.name }),
+    });
+    return { data: image, text: `${image.name}\n` };
+  },
+});

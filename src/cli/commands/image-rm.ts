@@ -1,0 +1,22 @@
+import { defineCommand } from "../command.js";
+import { IMAGE_OPTIONS, imageManager } from "../images.js";
+import { formatBytes } from "../output.js";
+import { print } from "../terminal.js";
+
+export const imageRm = defineCommand({
+  summary: "Remove images from the cache",
+  description: "An image that a machine runs on is kept, and the command fails.",
+  positionals: [{ name: "NAME", repeat: true, completes: "image" }],
+  options: { ...IMAGE_OPTIONS },
+  async run({ positionals, options }, { signal }) {
+    const manager = await imageManager(options);
+    const removed: { name: string; freedBytes: number }[] = [];
+    for (const name of new Set(positionals)) {
+      signal.throwIfAborted();
+      const { freedBytes } = await manager.remove(name);
+      removed.push({ name, freedBytes });
+      print(`${name}: removed, ${formatBytes(freedBytes)} freed`);
+    }
+    return { data: removed, text: removed.map(({ name }) => `${name}\n`).join("") };
+  },
+});
