@@ -141,7 +141,7 @@ test("each package manager is called in its own way", async (context) => {
 });
 
 test("a user who is not root installs with sudo", (context) => {
-  context.mock.method(process, "getuid", () => 1000);
+  context.mock.method(process as { getuid: () => number }, "getuid", () => 1000);
   for (const manager of PACKAGE_MANAGERS) {
     const commands = installCommands(manager, [QEMU]);
     assert.ok(commands.length > 0);

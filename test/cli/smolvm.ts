@@ -82,7 +82,7 @@ export async function onTerminal(
   script: readonly Step[],
   { env, columns = 100, rows = 30 }: { env?: Record<string, string>; columns?: number; rows?: number } = {},
 ): Promise<PlayedOnTerminal> {
-  const driver = join(packageRoot(), "test", "fixtures", "pty.py");
+  const driver = join(packageRoot(), "test", "fixtures", "terminal.py");
   // The variables are for smolvm alone: python itself is found through the PATH of the test.
   const variables = Object.entries(environment({ TERM: "xterm-256color", ...env })).map(
     ([name, value]) => `${name}=${value}`,
