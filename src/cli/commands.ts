@@ -17,6 +17,7 @@ export const COMMANDS: Readonly<Record<string, Load>> = {
   "image prune": async () => (await import("./commands/image-prune.js")).imagePrune,
   "image export": async () => (await import("./commands/image-export.js")).imageExport,
   "image import": async () => (await import("./commands/image-import.js")).imageImport,
+  completion: async () => (await import("./commands/completion.js")).completion,
   doctor: async () => (await import("./commands/doctor.js")).doctor,
   setup: async () => (await import("./commands/setup.js")).setup,
 };
@@ -41,7 +42,7 @@ export async function commandAt(argv: readonly string[], globals: Globals): Prom
     if (leading.asked === "help") return special("help", []);
     throw new UsageError("No command is given.", { hint: "See: smolvm --help" });
   }
-  if (word === "help") return special("help", rest);
+  if (word === "help" || word === "__complete") return special(word, rest);
   if (Object.hasOwn(GROUPS, word)) return inGroup(word, rest, globals, leading.asked);
   if (leading.asked === "help") return special("help", [word]);
   return load(word, rest);
@@ -68,10 +69,12 @@ async function load(name: string, argv: readonly string[]): Promise<Found> {
   return asksForHelp(command, argv) ? special("help", name.split(" ")) : { name, command, argv };
 }
 
-/** `help` and `version` are not in the table: they are options that became words. */
-async function special(name: "help" | "version", argv: readonly string[]): Promise<Found> {
-  const { help, version } = await import("./commands/help.js");
-  return { name, command: name === "help" ? help : version, argv };
+/** Commands that are not in the table: options that became words, and what only the shells' completions call. */
+async function special(name: "help" | "version" | "__complete", argv: readonly string[]): Promise<Found> {
+  const commands = await import("./commands/special.js");
+  // What is being completed is not for smolvm to read as options.
+  if (name === "__complete") return { name, command: commands.completeWords, argv: ["--", ...argv] };
+  return { name, command: commands[name], argv };
 }
 
 function unknownCommand(name: string): UsageError {

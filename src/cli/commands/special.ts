@@ -25,3 +25,13 @@ export const version = defineCommand({
     return Promise.resolve({ text: `${text}\n`, data: { version: text, node: process.versions.node } });
   },
 });
+
+export const completeWords = defineCommand({
+  summary: "Print what the last of the words can be completed to",
+  guestCommand: "optional",
+  async run({ guestCommand }) {
+    const { complete } = await import("../complete.js");
+    const text = await complete(guestCommand);
+    return { text, data: text.split("\n") };
+  },
+});

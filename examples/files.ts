@@ -1,0 +1,21 @@
+// Sends a folder into a machine, works on it there, and fetches the result.
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { SmolVM } from "smolvm";
+
+const here = await mkdtemp(join(tmpdir(), "smolvm-example-"));
+try {
+  await writeFile(join(here, "fruit.txt"), "pear\napple\nfig\n");
+
+  await using vm = await SmolVM.create();
+  await vm.files.upload(here, "/work");
+  await vm.run("sort fruit.txt > sorted.txt", { cwd: "/work" });
+  await vm.files.download("/work/sorted.txt", join(here, "sorted.txt"));
+
+  console.log(await readFile(join(here, "sorted.txt"), "utf8"));
+  console.log("In the machine:", (await vm.files.readdir("/work")).join(", "));
+} finally {
+  await rm(here, { recursive: true });
+}

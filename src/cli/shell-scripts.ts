@@ -1,0 +1,53 @@
+export const SHELLS = ["bash", "zsh", "fish"] as const;
+
+/*
+ * The shells only ask: which words are possible stands in the descriptions of the commands, and `smolvm __complete` reads it
+ * from there. It prints one candidate a line, with a tab and its summary behind it; a line ":path" asks for the shell's own
+ * completion of paths.
+ */
+export const SHELL_SCRIPTS: Readonly<Record<(typeof SHELLS)[number], string>> = {
+  bash: `# bash completion for smolvm
+_smolvm() {
+  local line current=\${COMP_WORDS[COMP_CWORD]}
+  COMPREPLY=()
+  while IFS= read -r line; do
+    if [ "$line" = ":path" ]; then
+      compopt -o filenames
+      while IFS= read -r line; do COMPREPLY+=("$line"); done < <(compgen -f -- "$current")
+    else
+      COMPREPLY+=("\${line%%$'\\t'*}")
+    fi
+  done < <(smolvm __complete "\${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+}
+complete -F _smolvm smolvm
+`,
+  zsh: `#compdef smolvm
+_smolvm() {
+  local line
+  local -a candidates
+  for line in "\${(@f)$(smolvm __complete "\${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
+    if [[ $line == ":path" ]]; then
+      _files
+    elif [[ -n $line ]]; then
+      candidates+=("\${\${line%%$'\\t'*}//:/\\\\:}:\${line#*$'\\t'}")
+    fi
+  done
+  (( \${#candidates} )) && _describe smolvm candidates
+}
+if [[ $funcstack[1] == _smolvm ]]; then _smolvm "$@"; else compdef _smolvm smolvm; fi
+`,
+  fish: `# fish completion for smolvm
+function __smolvm_complete
+  set -l words (commandline --tokenize --cut-at-cursor --current-process)
+  set -l current (commandline --current-token --cut-at-cursor)
+  for line in (smolvm __complete $words[2..] "$current" 2>/dev/null)
+    if test "$line" = ":path"
+      __fish_complete_path "$current"
+    else
+      echo $line
+    end
+  end
+end
+complete --command smolvm --no-files --arguments "(__smolvm_complete)"
+`,
+};

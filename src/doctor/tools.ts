@@ -1,0 +1,32 @@
+import { findTool } from "../host/find.js";
+import { installHint } from "../host/packages.js";
+import { carryOut, hostTools, planSetup, type HostTool } from "../host/setup.js";
+import { runTool } from "../host/tools.js";
+import type { Check, Finding } from "./check.js";
+
+/** One check for each program that smolvm calls: it is started and asked for its version. */
+export const tools: readonly Check[] = hostTools().map((tool) => ({
+  name: tool.name,
+  run: (signal) => ask(tool, signal),
+}));
+
+async function ask(tool: HostTool, signal: AbortSignal): Promise<Finding> {
+  const status = tool.required ? "failure" : "warning";
+  if (findTool(tool.name) === null) {
+    return {
+      status,
+      detail: `not installed; it ${tool.purpose}.`,
+      mend: {
+        say: installHint(tool.name),
+        fix: { what: "install the missing programs", run: (during) => carryOut(planSetup(), { signal: during }) },
+      },
+    };
+  }
+  const { stdout } = await runTool(tool.name, ["--version"], { signal: AbortSignal.any([signal, deadline()]) });
+  const version = /\d+(?:\.\d+)+/.exec(stdout)?.[0];
+  return version === undefined
+    ? { status, detail: "does not say its version.", mend: { say: installHint(tool.name) } }
+    : { status: "ok", detail: version };
+}
+
+const deadline = (): AbortSignal => AbortSignal.timeout(10_000);
