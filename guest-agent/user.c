@@ -1,0 +1,112 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "agent.h"
+
+/* The guest's own /etc/passwd and /etc/group, read by hand: a static program has no NSS, and a small guest no libc. */
+
+static bool number(const char *text, uint32_t *value) {
+  if (*text < '0' || *text > '9') return false;
+  char *end;
+  errno = 0;
+  unsigned long parsed = strtoul(text, &end, 10);
+  if (*end || errno || parsed >= UINT32_MAX) return false;
+  *value = (uint32_t)parsed;
+  return true;
+}
+
+/* Splits a line at its colons. Gives the number of fields, at most `max`. */
+static int split(char *line, char **fields, int max) {
+  line[strcspn(line, "\r\n")] = 0;
+  int count = 0;
+  for (char *rest = line; rest && count < max;) fields[count++] = strsep(&rest, ":");
+  return count;
+}
+
+static void copy(char *to, size_t size, const char *from) { snprintf(to, size, "%s", from); }
+
+static bool find_user(const char *name, bool by_number, uint32_t wanted, struct user *user) {
+  FILE *file = fopen("/etc/passwd", "re");
+  if (!file) return false;
+  char *line = NULL, *fields[7];
+  size_t size = 0;
+  bool found = false;
+  while (!found && getline(&line, &size, file) > 0) {
+    uint32_t uid, gid;
+    if (split(line, fields, 7) < 7 || !number(fields[2], &uid) || !number(fields[3], &gid)) continue;
+    if (by_number ? uid != wanted : strcmp(fields[0], name) != 0) continue;
+    found = true;
+    user->uid = uid;
+    user->gid = gid;
+    copy(user->name, sizeof user->name, fields[0]);
+    copy(user->home, sizeof user->home, fields[5]);
+    copy(user->shell, sizeof user->shell, fields[6]);
+  }
+  free(line);
+  fclose(file);
+  return found;
+}
+
+static bool listed(char *members, const char *name) {
+  for (char *member; (member = strsep(&members, ","));) {
+    if (strcmp(member, name) == 0) return true;
+  }
+  return false;
+}
+
+/* With `name`: that group's number. Without: collects the groups that the user is a member of. */
+static bool read_groups(const char *name, gid_t *gid, struct user *user) {
+  FILE *file = fopen("/etc/group", "re");
+  if (!file) return false;
+  char *line = NULL, *fields[4];
+  size_t size = 0;
+  bool found = false;
+  while (!found && getline(&line, &size, file) > 0) {
+    uint32_t number_of;
+    if (split(line, fields, 4) < 3 || !number(fields[2], &number_of)) continue;
+    if (name) {
+      found = strcmp(fields[0], name) == 0;
+      if (found) *gid = number_of;
+    } else if (user->group_count < 64 && number_of != user->gid && fields[3] && listed(fields[3], user->name)) {
+      user->groups[user->group_count++] = number_of;
+    }
+  }
+  free(line);
+  fclose(file);
+  return found;
+}
+
+int user_resolve(const char *spec, struct user *user) {
+  *user = (struct user){.home = "/"};
+  char name[64];
+  const char *colon = strchr(spec, ':');
+  size_t length = colon ? (size_t)(colon - spec) : strlen(spec);
+  if (length >= sizeof name) return ENOENT;
+  memcpy(name, spec, length);
+  name[length] = 0;
+  uint32_t uid = geteuid(); /* root in a machine */
+  bool by_number = length == 0 || number(name, &uid);
+  if (!find_user(name, by_number, uid, user)) {
+    if (!by_number) return ENOENT;
+    user->uid = user->gid = uid; /* a number needs no entry */
+    if (uid == 0) copy(user->name, sizeof user->name, "root"), copy(user->home, sizeof user->home, "/root");
+  }
+  user->groups[user->group_count++] = user->gid;
+  if (colon) {
+    /* A group named by hand stands alone. */
+    uint32_t gid;
+    if (number(colon + 1, &gid)) {
+      user->gid = gid;
+    } else if (!read_groups(colon + 1, &user->gid, user)) {
+      return ENOENT;
+    }
+    user->groups[0] = user->gid;
+  } else if (user->name[0]) {
+    read_groups(NULL, NULL, user);
+  }
+  return 0;
+}
