@@ -32,6 +32,17 @@ export class ByteReader {
     return this.#cut(Math.min(most, this.#chunk.length));
   }
 
+  /** Reads to the end of the stream and forgets what comes. */
+  async drain(): Promise<void> {
+    this.#chunk = Buffer.alloc(0);
+    for (let next = await this.#source.next(); next.done !== true;) next = await this.#source.next();
+  }
+
+  /** Tells the source that no more is wanted. */
+  async close(): Promise<void> {
+    await this.#source.return?.();
+  }
+
   #cut(count: number): Buffer {
     const piece = this.#chunk.subarray(0, count);
     this.#chunk = this.#chunk.subarray(count);

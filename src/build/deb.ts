@@ -18,7 +18,6 @@ export async function* readDeb(path: string, signal?: AbortSignal): AsyncGenerat
   try {
     signal?.throwIfAborted();
     yield* readTar(child.stdout);
-    child.stdout.resume(); // what follows the end mark is padding
     if ((await ended) !== 0) throw new Error(`dpkg-deb ended with status ${(await ended) ?? "?"}`);
   } catch (error) {
     signal?.throwIfAborted();

@@ -46,6 +46,15 @@ const TYPES: Readonly<Record<string, TarType>> = {
  */
 export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerator<TarEntry, void, undefined> {
   const reader = new ByteReader(source);
+  try {
+    yield* readEntries(reader);
+    await reader.drain(); // padding: a program that writes the archive should not see its pipe break
+  } finally {
+    await reader.close();
+  }
+}
+
+async function* readEntries(reader: ByteReader): AsyncGenerator<TarEntry, void, undefined> {
   const globals = new Map<string, Buffer>();
   let extension = new Map<string, Buffer>();
   for (;;) {
