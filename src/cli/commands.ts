@@ -9,6 +9,17 @@ type Load = () => Promise<Command>;
 /** Every command by the words that are typed for it. The order is that of the help. */
 export const COMMANDS: Readonly<Record<string, Load>> = {
   run: async () => (await import("./commands/run.js")).run,
+  create: async () => (await import("./commands/create.js")).create,
+  start: async () => (await import("./commands/start.js")).start,
+  stop: async () => (await import("./commands/stop.js")).stop,
+  rm: async () => (await import("./commands/rm.js")).rm,
+  ls: async () => (await import("./commands/ls.js")).ls,
+  exec: async () => (await import("./commands/exec.js")).exec,
+  shell: async () => (await import("./commands/shell.js")).shell,
+  logs: async () => (await import("./commands/logs.js")).logs,
+  cp: async () => (await import("./commands/cp.js")).cp,
+  port: async () => (await import("./commands/port.js")).port,
+  inspect: async () => (await import("./commands/inspect.js")).inspect,
   "image ls": async () => (await import("./commands/image-ls.js")).imageLs,
   "image pull": async () => (await import("./commands/image-pull.js")).imagePull,
   "image verify": async () => (await import("./commands/image-verify.js")).imageVerify,

@@ -28,8 +28,10 @@ _smolvm() {
   for line in "\${(@f)$(smolvm __complete "\${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
     if [[ $line == ":path" ]]; then
       _files
-    elif [[ -n $line ]]; then
+    elif [[ $line == *$'\\t'* ]]; then
       candidates+=("\${\${line%%$'\\t'*}//:/\\\\:}:\${line#*$'\\t'}")
+    elif [[ -n $line ]]; then
+      candidates+=("\${line//:/\\\\:}")
     fi
   done
   (( \${#candidates} )) && _describe smolvm candidates

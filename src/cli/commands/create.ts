@@ -1,0 +1,22 @@
+import { defineCommand } from "../command.js";
+import { furnish, MACHINE_OPTIONS, newMachine, readMachineOptions } from "../machine-options.js";
+
+export const create = defineCommand({
+  summary: "Make a machine that stays, start it, and print its id",
+  description: `The machine runs until it is stopped or deleted, also after this command has ended: 'smolvm exec' runs
+commands in it, 'smolvm stop' and 'smolvm start' keep its disk, 'smolvm rm' deletes it.`,
+  options: { ...MACHINE_OPTIONS },
+  examples: ["smolvm create --name box", "smolvm exec box -- uname -a", "smolvm rm box"],
+  async run({ options }, { signal }) {
+    const wanted = await readMachineOptions(options);
+    const vm = await newMachine(wanted, signal, { detached: true });
+    try {
+      await vm.start({ signal });
+      await furnish(vm, wanted, signal);
+    } catch (error) {
+      await vm.delete();
+      throw error;
+    }
+    return { data: vm.info, text: `${vm.vmId}\n` };
+  },
+});

@@ -1,0 +1,8 @@
+import { defineCommand } from "../command.js";
+import { forEachMachine, MACHINES } from "../machines.js";
+
+export const stop = defineCommand({
+  summary: "Stop machines; their disks stay",
+  positionals: [MACHINES],
+  run: ({ positionals }, { signal }) => forEachMachine(positionals, signal, (vm) => vm.stop()),
+});

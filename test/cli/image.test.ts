@@ -1,0 +1,211 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { access, chmod, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { test } from "node:test";
+
+import { serveImages } from "./registry.js";
+import { envelopeOf, onTerminal, smolvm, startSmolvm, temporaryFolder } from "./smolvm.js";
+
+interface Listed {
+  readonly name: string;
+  readonly cached: boolean;
+}
+
+test("image ls shows what is here before and after a pull", async (context) => {
+  const { env } = await serveImages(context);
+  const before = await smolvm(["image", "ls"], { env });
+  assert.equal(before.status, 0, before.stderr);
+  assert.match(before.stdout.toString(), /^NAME +HERE +ON DISK +SIZE +VERIFIED +SOURCE\none +✗ .*\ntwo +✗ .*\n$/);
+  const pulled = await smolvm(["image", "pull", "one"], { env });
+  assert.equal(pulled.status, 0, pulled.stderr);
+  assert.equal(pulled.stdout.toString(), "one\n");
+  const after = envelopeOf(await smolvm(["image", "ls", "--json"], { env })).data as Listed[];
+  assert.deepEqual(
+    after.map(({ name, cached }) => [name, cached]),
+    [
+      ["one", true],
+      ["two", false],
+    ],
+  );
+});
+
+test("several images are pulled at once, and what is here is not fetched again", async (context) => {
+  const { env, requests } = await serveImages(context);
+  const ran = await smolvm(["image", "pull", "one", "two", "--json"], { env });
+  assert.equal(ran.status, 0, ran.stderr);
+  const data = envelopeOf(ran).data as { name: string; kernelPath: string; rootfsPath: string }[];
+  assert.deepEqual(
+    data.map(({ name }) => name),
+    ["one", "two"],
+  );
+  for (const { kernelPath, rootfsPath } of data) await Promise.all([access(kernelPath), access(rootfsPath)]);
+  const fetched = requests.length;
+  assert.ok(fetched >= 4);
+  assert.equal((await smolvm(["image", "pull", "two", "one"], { env })).status, 0);
+  assert.equal(requests.length, fetched);
+});
+
+test("--registry takes the place of SMOLVM_REGISTRY", async (context) => {
+  const { registry, env } = await serveImages(context);
+  const folder = await temporaryFolder(context);
+  const elsewhere = join(folder, "none.json");
+  await writeFile(elsewhere, "{}");
+  const listed = await smolvm(["image", "ls", "--registry", registry], { env: { ...env, SMOLVM_REGISTRY: elsewhere } });
+  assert.match(listed.stdout.toString(), /^one /m);
+});
+
+test("without a registry the built-in images are listed", async (context) => {
+  const folder = await temporaryFolder(context);
+  const { stdout } = await smolvm(["image", "ls"], { env: { SMOLVM_HOME: folder } });
+  assert.match(stdout.toString(), /^hello +✗/m);
+  assert.match(stdout.toString(), /^quickstart-x86_64 +✗/m);
+});
+
+test("progress on something that is no terminal is plain lines", async (context) => {
+  const { env } = await serveImages(context);
+  const { stderr } = await smolvm(["image", "pull", "one"], { env });
+  assert.match(stderr, /^smolvm: downloading one kernel/m);
+  assert.match(stderr, /^smolvm: downloading one rootfs/m);
+  assert.ok(!stderr.includes("\u001b"), stderr);
+});
+
+test("on a terminal every file has a bar, with rate and time left, drawn in place", async (context) => {
+  const { env } = await serveImages(context, { size: 4_000_000, pauseMs: 120 });
+  const { status, output } = await onTerminal(["image", "pull", "one", "two"], [], { env });
+  assert.equal(status, 0, output);
+  for (const label of ["one kernel", "one rootfs", "two kernel", "two rootfs"])
+    assert.ok(output.includes(label), label);
+  assert.match(output, /\[#+-+\] +\d+ %/);
+  assert.match(output, /MiB of 3\.8 MiB {2}[\d.]+ [KM]iB\/s {2}[\d.]+ s left/);
+  assert.match(output, /\u001b\[\dF/, "lines are drawn over the ones before");
+  assert.match(output, /one kernel {2}✓ 3\.8 MiB/);
+});
+
+test("with CI or TERM=dumb nothing is drawn in place on a terminal either", async (context) => {
+  const { env } = await serveImages(context);
+  for (const [index, quiet] of [{ CI: "true" }, { TERM: "dumb" }].entries()) {
+    const { output } = await onTerminal(["image", "pull", index === 0 ? "one" : "two"], [], {
+      env: { ...env, ...quiet },
+    });
+    assert.ok(!/\u001b\[\dF/.test(output), output);
+    assert.match(output, /smolvm: downloading/);
+  }
+});
+
+test("NO_COLOR takes the colours from an error on a terminal", async () => {
+  const coloured = await onTerminal(["nonsense"], []);
+  assert.match(coloured.output, /\u001b\[31msmolvm:\u001b\[0m Unknown command/);
+  const plain = await onTerminal(["nonsense"], [], { env: { NO_COLOR: "1" } });
+  assert.ok(!plain.output.includes("\u001b"), plain.output);
+});
+
+test("an unknown image is an error that lists those there are", async (context) => {
+  const { env } = await serveImages(context);
+  const ran = await smolvm(["image", "pull", "three", "--json"], { env });
+  assert.equal(ran.status, 1);
+  const { error, ok, exitCode } = envelopeOf(ran);
+  assert.deepEqual([ok, exitCode, error?.code], [false, 1, "IMAGE_UNKNOWN"]);
+  assert.equal(error?.message, "Unknown image: 'three'. Available images: one, two");
+  assert.match(ran.stderr, /^smolvm: Unknown image: 'three'/m);
+});
+
+test("an empty image name is a usage error", async (context) => {
+  const { env } = await serveImages(context);
+  const { status, stderr } = await smolvm(["image", "pull", ""], { env });
+  assert.equal(status, 2);
+  assert.match(stderr, /image name cannot be empty/);
+});
+
+test("image verify finds a flipped byte, says what was expected, and pull mends it", async (context) => {
+  const { env, folder } = await serveImages(context);
+  await smolvm(["image", "pull", "one", "two"], { env });
+  const whole = await smolvm(["image", "verify"], { env });
+  assert.equal(whole.status, 0, whole.stderr);
+  assert.equal(whole.stdout.toString(), "✓ one\n✓ two\n");
+
+  const path = join(folder, "home", "images", "one", "rootfs.ext4");
+  const bytes = await readFile(path);
+  bytes[1000] = (bytes[1000] ?? 0) ^ 1;
+  await chmod(path, 0o644);
+  await writeFile(path, bytes);
+  const damaged = await smolvm(["image", "verify", "one"], { env });
+  assert.equal(damaged.status, 1);
+  assert.equal(damaged.stdout.toString(), "✗ one\n");
+  assert.match(
+    damaged.stderr,
+    /the rootfs of 'one' is damaged\n {2}expected: [0-9a-f]{64}\n {2}actual: {3}[0-9a-f]{64}\n/,
+  );
+  const json = envelopeOf(await smolvm(["image", "verify", "one", "--json"], { env }));
+  assert.equal(json.error?.code, "IMAGE_CHECKSUM_MISMATCH");
+  assert.equal(json.error.hint, "Run: smolvm image pull one");
+
+  assert.equal((await smolvm(["image", "pull", "one"], { env })).status, 0);
+  assert.equal((await smolvm(["image", "verify", "one"], { env })).status, 0);
+});
+
+test("image inspect prints the digests and paths as JSON", async (context) => {
+  const { env } = await serveImages(context);
+  await smolvm(["image", "pull", "one"], { env });
+  const { stdout } = await smolvm(["image", "inspect", "one"], { env });
+  const details = JSON.parse(stdout.toString()) as { name: string; assets: { kind: string; contentDigest: string }[] };
+  assert.equal(details.name, "one");
+  assert.deepEqual(details.assets.map(({ kind }) => kind).sort(), ["kernel", "rootfs"]);
+  for (const { contentDigest } of details.assets) assert.match(contentDigest, /^[0-9a-f]{64}$/);
+});
+
+test("image rm and prune free the space, prune only when it is told to", async (context) => {
+  const { env } = await serveImages(context);
+  await smolvm(["image", "pull", "one", "two"], { env });
+  const removed = await smolvm(["image", "rm", "one"], { env });
+  assert.equal(removed.status, 0, removed.stderr);
+  assert.equal(removed.stdout.toString(), "one\n");
+  const listed = envelopeOf(await smolvm(["image", "ls", "--json"], { env })).data as Listed[];
+  assert.deepEqual(
+    listed.filter(({ cached }) => cached).map(({ name }) => name),
+    ["two"],
+  );
+  const dry = envelopeOf(await smolvm(["image", "prune", "--json"], { env })).data as { dryRun: boolean };
+  const done = envelopeOf(await smolvm(["image", "prune", "--yes", "--json"], { env })).data as { removed: unknown[] };
+  assert.ok(dry.dryRun || done.removed.length === 0);
+  assert.equal((await smolvm(["image", "verify", "two"], { env })).status, 0);
+});
+
+test("an image goes to another cache through an archive, without the network", async (context) => {
+  const { env, folder, requests } = await serveImages(context);
+  await smolvm(["image", "pull", "one"], { env });
+  const archive = join(folder, "one.smolvm");
+  const exported = await smolvm(["image", "export", "one", archive], { env });
+  assert.equal(exported.status, 0, exported.stderr);
+  const fetched = requests.length;
+  const other = { ...env, SMOLVM_HOME: join(folder, "other") };
+  const imported = await smolvm(["image", "import", "--name", "again", archive], { env: other });
+  assert.equal(imported.status, 0, imported.stderr);
+  assert.equal(imported.stdout.toString(), "again\n");
+  assert.equal((await smolvm(["image", "verify", "again"], { env: other })).status, 0);
+  assert.equal(requests.length, fetched);
+});
+
+test("Ctrl-C during a pull ends it with 130, and the next pull has the image", async (context) => {
+  const { env } = await serveImages(context, { size: 2_000_000, pauseMs: 150 });
+  for (const [signal, status] of [
+    ["SIGINT", 130],
+    ["SIGTERM", 143],
+    ["SIGHUP", 129],
+  ] as const) {
+    const child = startSmolvm(["image", "pull", "one", "--json"], { env });
+    let stdout = "";
+    let stderr = "";
+    child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
+    child.stderr.on("data", (chunk: Buffer) => {
+      stderr += chunk.toString();
+      if (stderr.includes("downloading one rootfs")) child.kill(signal);
+    });
+    const [code] = (await once(child, "close")) as [number | null];
+    assert.equal(code, status, stderr);
+    const { error, exitCode } = JSON.parse(stdout) as { error: { code: string }; exitCode: number };
+    assert.deepEqual([error.code, exitCode], ["INTERRUPTED", status]);
+  }
+  const pulled = await smolvm(["image", "pull", "one"], { env });
+  assert.equal(pulled.status, 0, pulled.stderr);
+});
