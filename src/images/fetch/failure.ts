@@ -7,16 +7,25 @@ export class FetchFailure extends Error {
   /** How long the server asked to wait, in milliseconds. */
   readonly retryAfterMs: number | null;
   readonly status: number | null;
+  /** Whether unpacking was stopped at a limit, which is never to be forgiven. */
+  readonly bomb: boolean;
 
   constructor(
     reason: string,
-    options: { transient: boolean; retryAfterMs?: number | null; status?: number | null; cause?: unknown },
+    options: {
+      transient: boolean;
+      retryAfterMs?: number | null;
+      status?: number | null;
+      bomb?: boolean;
+      cause?: unknown;
+    },
   ) {
     super(reason, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = "FetchFailure";
     this.transient = options.transient;
     this.retryAfterMs = options.retryAfterMs ?? null;
     this.status = options.status ?? null;
+    this.bomb = options.bomb ?? false;
   }
 }
 
@@ -90,4 +99,9 @@ export function storageError(error: unknown, path: string): ImageError | HostErr
         cause: error,
       });
   }
+}
+
+/** A signal may be aborted with anything; promises are rejected with errors. */
+export function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error("aborted", { cause: reason });
 }

@@ -1,32 +1,34 @@
-import { createHash } from "node:crypto";
-import { closeSync, createReadStream, fsyncSync, ftruncateSync, openSync, writeSync } from "node:fs";
-import { mkdir, readdir, rm, stat as fileStat } from "node:fs/promises";
-import { get as httpGet, type IncomingMessage } from "node:http";
-import { get as httpsGet } from "node:https";
+import { readdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 
-import { checksumMismatch, downloadFailed, FetchFailure, storageError, type Attempt } from "./failure.js";
-import type { TransferRequest, TransferResult } from "./request.js";
+import { ValidationError } from "../../errors.js";
+import {
+  asError,
+  checksumMismatch,
+  displayUrl,
+  downloadFailed,
+  FetchFailure,
+  storageError,
+  type Attempt,
+} from "./failure.js";
+import { Following } from "./following.js";
+import type { HashResult } from "./hasher.js";
+import { PartialFile } from "./partial.js";
+import { DEFAULT_POLICY, type TransferPolicy } from "./policy.js";
+import { ProgressReporter } from "./progress.js";
+import type { Extent, TransferRequest, TransferResult } from "./request.js";
+import { SCHEMES } from "./schemes.js";
+import { DEFAULT_MAX_UNPACKED } from "./unpack.js";
 
-/** Brings the bytes of one address (or of a mirror of it) to this machine, verified. */
-export async function transfer(request: TransferRequest): Promise<TransferResult> {
-  const earlier: Attempt[] = [];
-  for (const [index, url] of request.urls.entries()) {
-    try {
-      return await transferFrom(url, request);
-    } catch (error) {
-      request.signal?.throwIfAborted();
-      const storage = storageError(error, request.partial);
-      if (storage !== null && !(error instanceof FetchFailure)) throw storage;
-      if (index === request.urls.length - 1) {
-        throw error instanceof Mismatch
-          ? checksumMismatch(url, request.digest ?? "", error.actual, earlier)
-          : downloadFailed(url, error, earlier);
-      }
-      earlier.push({ url, reason: error instanceof Error ? error.message : String(error) });
-    }
-  }
-  throw new TypeError("transfer needs at least one URL");
+/**
+ * Brings the bytes of an address (or of a mirror of it) to this machine, verified, unpacked and durable.
+ *
+ * Throws an ImageError: IMAGE_DOWNLOAD_FAILED, IMAGE_CHECKSUM_MISMATCH or IMAGE_NO_SPACE; a HostError if the file can't be
+ * written or a program to unpack it is missing; or the signal's own reason. What can be gone on with stays at
+ * `request.partial`; what failed verification is removed.
+ */
+export function transfer(request: TransferRequest): Promise<TransferResult> {
+  return transferWith(request, DEFAULT_POLICY);
 }
 
 /** Removes what a transfer left at `partial`, its side files included. */
@@ -41,104 +43,189 @@ export async function discardPartial(partial: string): Promise<void> {
   for (const name of names) if (name.startsWith(prefix)) await rm(join(folder, name), { force: true });
 }
 
-class Mismatch extends Error {
-  constructor(readonly actual: string) {
-    super("SHA-256 mismatch");
-  }
-}
-
-async function transferFrom(url: string, request: TransferRequest): Promise<TransferResult> {
+export async function transferWith(request: TransferRequest, policy: TransferPolicy): Promise<TransferResult> {
   request.signal?.throwIfAborted();
-  const body = await openBody(new URL(url), request.signal);
-  await mkdir(dirname(request.partial), { recursive: true });
-  const fd = openSync(request.partial, "w", 0o644);
-  const hash = createHash("sha256");
-  let bytes = 0;
+  const digest = request.digest?.toLowerCase() ?? null;
+  let file: PartialFile | null = null;
   try {
-    await new Promise<void>((resolve, reject) => {
-      body.stream.on("data", (chunk: Buffer) => {
-        try {
-          hash.update(chunk);
-          for (let at = 0; at < chunk.length;) at += writeSync(fd, chunk, at, chunk.length - at, bytes + at);
-          bytes += chunk.length;
-        } catch (error) {
-          body.stream.destroy();
-          reject(error instanceof Error ? error : new Error(String(error)));
-        }
-        try {
-          request.onProgress?.({ phase: "download", bytes, total: body.total });
-        } catch {
-          // a callback of the caller must not break the transfer
-        }
-      });
-      body.stream.on("end", resolve);
-      body.stream.on("error", (error: Error) =>
-        reject(new FetchFailure(error.message, { transient: true, cause: error })),
-      );
-    });
-    if (body.total !== null && bytes !== body.total) {
-      throw new FetchFailure(`the connection ended after ${bytes} of ${body.total} bytes`, { transient: true });
-    }
-    ftruncateSync(fd, bytes);
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
+    file = await PartialFile.open(request.partial, digest);
+    const result = await new Transfer(request, digest, file, policy).run();
+    await file.close(false);
+    file = null;
+    if (result.path !== request.partial) await rm(request.partial, { force: true });
+    return result;
+  } catch (error) {
+    const worthless = file !== null && file.covered === 0;
+    await file?.close(true);
+    if (worthless) await discardPartial(request.partial);
+    request.signal?.throwIfAborted();
+    throw storageError(error, request.partial) ?? error;
   }
-  const digest = hash.digest("hex");
-  if (request.digest !== null && digest !== request.digest.toLowerCase()) {
-    await discardPartial(request.partial);
-    throw new Mismatch(digest);
-  }
-  const extents = bytes === 0 ? [] : [[0, bytes] as const];
-  return { path: request.partial, digest, contentDigest: digest, size: bytes, extents, url, fetchedBytes: bytes };
 }
 
-async function openBody(
-  url: URL,
-  signal: AbortSignal | undefined,
-): Promise<{ stream: NodeJS.ReadableStream & { destroy(): void }; total: number | null }> {
-  if (url.protocol === "file:") {
-    const stat = await fileStat(url).catch((error: unknown) => {
-      throw new FetchFailure(error instanceof Error ? error.message : String(error), {
-        transient: false,
-        cause: error,
-      });
-    });
-    if (!stat.isFile()) throw new FetchFailure("it is not a regular file", { transient: false });
-    return { stream: createReadStream(url, { highWaterMark: 1 << 20, signal }), total: stat.size };
+class MismatchError extends Error {
+  readonly actual: string;
+  constructor(actual: string) {
+    super("SHA-256 mismatch");
+    this.actual = actual;
   }
-  if (url.protocol !== "http:" && url.protocol !== "https:") {
-    throw new FetchFailure(`addresses of the kind '${url.protocol}' are not supported`, { transient: false });
-  }
-  let at = url;
-  for (let hop = 0; hop <= 10; hop++) {
-    const response = await get(at, signal);
-    const status = response.statusCode ?? 0;
-    if (status >= 300 && status < 400 && response.headers.location !== undefined) {
-      response.resume();
-      at = new URL(response.headers.location, at);
-      continue;
-    }
-    if (status !== 200) {
-      response.destroy();
-      throw new FetchFailure(`HTTP ${status} ${response.statusMessage ?? ""}`.trim(), {
-        transient: status >= 500,
-        status,
-      });
-    }
-    const length = response.headers["content-length"];
-    return { stream: response, total: length === undefined ? null : Number(length) };
-  }
-  throw new FetchFailure("more than 10 redirects", { transient: false });
 }
 
-function get(url: URL, signal: AbortSignal | undefined): Promise<IncomingMessage> {
-  return new Promise((resolve, reject) => {
-    const request = (url.protocol === "https:" ? httpsGet : httpGet)(url, {
-      headers: { "accept-encoding": "identity" },
-      ...(signal ? { signal } : {}),
+/** One call: the addresses in their order, until one has brought the right bytes. */
+class Transfer {
+  readonly #request: TransferRequest;
+  readonly #digest: string | null;
+  readonly #file: PartialFile;
+  readonly #policy: TransferPolicy;
+  readonly #progress: ProgressReporter;
+  /** Aborted with a FetchFailure when the bytes turn out to be a bomb. */
+  readonly #bomb = new AbortController();
+  readonly #signal: AbortSignal;
+  readonly #following: Following;
+
+  constructor(request: TransferRequest, digest: string | null, file: PartialFile, policy: TransferPolicy) {
+    this.#request = request;
+    this.#digest = digest;
+    this.#file = file;
+    this.#policy = policy;
+    this.#progress = new ProgressReporter(request.onProgress);
+    this.#signal = AbortSignal.any([this.#bomb.signal, ...(request.signal === undefined ? [] : [request.signal])]);
+    this.#following = new Following(file, {
+      workerFromBytes: policy.workerFromBytes,
+      maxUnpackedBytes: request.maxUnpackedBytes ?? DEFAULT_MAX_UNPACKED,
+      onBomb: (failure) => this.#bomb.abort(failure),
     });
-    request.on("response", resolve);
-    request.on("error", (error: Error) => reject(new FetchFailure(error.message, { transient: true, cause: error })));
+  }
+
+  async run(): Promise<TransferResult> {
+    let keep = false;
+    try {
+      this.#file.listen(this.#following);
+      const result = (await this.#leftover()) ?? (await this.#firstGood());
+      keep = true;
+      return result;
+    } finally {
+      await this.#following.stop(keep);
+    }
+  }
+
+  /** A file that nobody's journal tells of may be whole all the same: its digest says so. */
+  async #leftover(): Promise<TransferResult | null> {
+    const [url] = this.#request.urls;
+    if (this.#file.untold === 0 || this.#digest === null || url === undefined) return null;
+    this.#file.adopt();
+    const { digest, extents } = await this.#hash();
+    if (digest === this.#digest) return this.#result(url, digest, extents);
+    this.#file.reset();
+    return null;
+  }
+
+  async #firstGood(): Promise<TransferResult> {
+    const attempts: Attempt[] = [];
+    let mismatch: { url: string; actual: string } | null = null;
+    for (const [index, url] of this.#request.urls.entries()) {
+      try {
+        return await this.#from(url);
+      } catch (error) {
+        this.#request.signal?.throwIfAborted();
+        if (error instanceof MismatchError) mismatch = { url, actual: error.actual };
+        else if (!(error instanceof FetchFailure)) throw error;
+        else if (error.bomb || (index === this.#request.urls.length - 1 && mismatch === null)) {
+          throw downloadFailed(url, error, attempts);
+        }
+        attempts.push({ url: displayUrl(url), reason: error.message });
+      }
+    }
+    if (mismatch === null) throw new ValidationError("A transfer needs at least one address; 'urls' is empty.");
+    throw checksumMismatch(mismatch.url, this.#digest ?? "", mismatch.actual, attempts);
+  }
+
+  async #from(url: string): Promise<TransferResult> {
+    const file = this.#file;
+    // Without a digest nothing would tell that the parts of two servers fit together.
+    if (this.#digest === null && file.covered > 0 && !file.isFrom(url)) file.reset();
+    let plain = false;
+    for (;;) {
+      this.#following.url = url;
+      await this.#fetch(url, plain);
+      const { digest, extents } = await this.#hash();
+      if (this.#digest === null || digest === this.#digest) return this.#result(url, digest, extents);
+      const seams = file.spliced;
+      file.reset();
+      if (!seams || plain) throw new MismatchError(digest);
+      plain = true;
+    }
+  }
+
+  async #fetch(url: string, plain: boolean): Promise<void> {
+    const file = this.#file;
+    const { protocol } = URL.canParse(url) ? new URL(url) : { protocol: "" };
+    const scheme = SCHEMES.get(protocol);
+    if (scheme === undefined) {
+      const kinds = [...SCHEMES.keys()].join(", ");
+      throw new FetchFailure(`its kind of address is not supported (${kinds} are)`, { transient: false });
+    }
+    const onBytes = (): void => {
+      this.#progress.report({ phase: "download", bytes: file.covered, total: file.total });
+    };
+    const pinned = this.#digest !== null;
+    await scheme({ url, file, pinned, plain, policy: this.#policy, signal: this.#signal, onBytes });
+    this.#progress.report({ phase: "download", bytes: file.covered, total: file.total }, { final: true });
+  }
+
+  /** The digest of the whole file. Meanwhile the rest of it goes to the disk. */
+  async #hash(): Promise<HashResult> {
+    const report = (final: boolean): void => {
+      const bytes = final ? this.#file.covered : this.#following.hashed;
+      this.#progress.report({ phase: "verify", bytes, total: this.#file.total }, { final });
+    };
+    const timer = setInterval(report, PROGRESS_MS, false);
+    try {
+      const [result] = await abortable(Promise.all([this.#following.hash(), this.#file.sync()]), this.#signal);
+      report(true);
+      return result;
+    } finally {
+      clearInterval(timer);
+    }
+  }
+
+  async #result(url: string, digest: string, extents: readonly Extent[]): Promise<TransferResult> {
+    const file = this.#file;
+    try {
+      const unpacked = await abortable(this.#following.unpacked(), this.#signal);
+      const { path, size } = unpacked ?? { path: file.path, size: file.total ?? 0 };
+      const content = unpacked ?? { digest, extents };
+      return {
+        path,
+        digest,
+        contentDigest: content.digest,
+        size,
+        extents: content.extents,
+        url,
+        fetchedBytes: file.fetchedBytes,
+      };
+    } catch (error) {
+      // All bytes are here and are of no use: the next call is not to go on with them.
+      if (error instanceof FetchFailure) file.reset();
+      throw error;
+    }
+  }
+}
+
+const PROGRESS_MS = 50;
+
+/** Rejects as soon as the signal is aborted; whoever owns the work ends it. */
+async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted();
+  let abort: () => void = () => undefined;
+  const aborted = new Promise<never>((_resolve, reject) => {
+    abort = (): void => reject(asError(signal.reason));
+    signal.addEventListener("abort", abort, { once: true });
   });
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+    work.catch(() => undefined); // where the race was lost, nobody waits for it
+  }
 }

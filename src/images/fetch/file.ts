@@ -1,0 +1,49 @@
+import { open, type FileHandle } from "node:fs/promises";
+
+import { Appender } from "./appender.js";
+import { FetchFailure } from "./failure.js";
+import type { Job } from "./scheme.js";
+
+const READ_SIZE = 1024 * 1024;
+
+/** `file:` addresses: a file of this machine, copied as it would be from a server, holes and digest included. */
+export async function fetchFile({ url, file, signal, onBytes }: Job): Promise<void> {
+  const source = await open(new URL(url)).catch(unreadable);
+  try {
+    const before = await stamp(source);
+    if (file.covered > 0 && file.isFrom(url) && file.validator === before.validator) file.resume({ url, ...before });
+    else file.restart({ url, ...before });
+    const buffer = Buffer.allocUnsafeSlow(READ_SIZE);
+    for (const [start, end] of file.missing()) {
+      const appender = new Appender(file, start);
+      for (let at = start; at < end;) {
+        signal.throwIfAborted();
+        const { bytesRead } = await source.read(buffer, 0, Math.min(READ_SIZE, end - at), at).catch(unreadable);
+        if (bytesRead === 0) throw new FetchFailure("the file became shorter while it was read", { transient: false });
+        appender.push(buffer.subarray(0, bytesRead));
+        file.fetchedBytes += bytesRead;
+        at += bytesRead;
+        onBytes();
+      }
+      appender.flush();
+    }
+    if ((await stamp(source)).validator !== before.validator) {
+      throw new FetchFailure("the file changed while it was read", { transient: false });
+    }
+  } finally {
+    await source.close();
+  }
+}
+
+/** What tells one state of a file from another, and its size. */
+async function stamp(source: FileHandle): Promise<{ validator: string; total: number }> {
+  const stat = await source.stat({ bigint: true });
+  if (!stat.isFile()) throw new FetchFailure("it is not a regular file", { transient: false });
+  return { validator: [stat.dev, stat.ino, stat.size, stat.mtimeNs, stat.ctimeNs].join("-"), total: Number(stat.size) };
+}
+
+/** Kept apart from errors of the file that is written: this one is the address's fault. */
+function unreadable(error: unknown): never {
+  const reason = error instanceof Error ? error.message : String(error);
+  throw new FetchFailure(reason, { transient: false, cause: error });
+}

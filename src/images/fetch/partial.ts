@@ -1,0 +1,278 @@
+import { createHash } from "node:crypto";
+import { close, constants, fdatasync, fstatSync, fsync, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
+import { mkdir, rm } from "node:fs/promises";
+import { dirname } from "node:path";
+import { promisify } from "node:util";
+
+import { HostError } from "../../errors.js";
+import { Intervals, type Interval } from "./intervals.js";
+import { Journal } from "./journal.js";
+import { requireSpace } from "./space.js";
+import { dataRuns } from "./zeros.js";
+
+const MIB = 1024 * 1024;
+/** How much may be written before the journal tells of it: with what is on its way, below 1 MiB is fetched twice after a crash. */
+const JOURNAL_EVERY = MIB / 2;
+/** Data goes to the disk while it flows; otherwise a whole image would wait for the disk at the end. */
+const SYNC_EVERY = 32 * MIB;
+/** How much of a body without a known length is taken before the free space is looked at again. */
+const SPACE_EVERY = 64 * MIB;
+
+/** Told what becomes of the partial file. */
+export interface PartialListener {
+  /** The bytes begin anew, for a file of `total` bytes. */
+  restarted(): void;
+  /** The run of bytes from the beginning of the file goes on to `prefix` now. */
+  grown(prefix: number): void;
+}
+
+export interface Identity {
+  readonly url: string;
+  readonly total: number | null;
+  readonly validator: string | null;
+}
+
+/**
+ * A file that is being filled, from any number of connections and over any number of processes' lives.
+ * Blocks of zeros are not written but left as holes.
+ */
+export class PartialFile {
+  /** Body bytes received, those that were thrown away included. */
+  fetchedBytes = 0;
+  /** How many bytes still wait in the appenders of all connections together; see Appender. */
+  lanes = 1;
+
+  readonly path: string;
+  readonly fd: number;
+  /** The size of a file that was found with no journal telling of its bytes, else 0. */
+  readonly untold: number;
+  readonly #journal: Journal;
+  readonly #digest: string | null;
+  #source: string;
+  #total: number | null;
+  #validator: string | null;
+  #done: Intervals;
+  #synced: readonly Interval[];
+  /** Below this offset, what is not done may still hold bytes of an interrupted attempt. */
+  #staleEnd: number;
+  #listener: PartialListener | null = null;
+  #exchanges: number;
+  #journaledAt = 0;
+  #syncedAt = 0;
+  #spaceAt = 0;
+  #syncing: Promise<void> | null = null;
+  #syncError: { readonly error: unknown } | null = null;
+
+  private constructor(path: string, digest: string | null, fd: number) {
+    this.path = path;
+    this.fd = fd;
+    this.#digest = digest;
+    const { journal, entry } = Journal.open(journalPath(path));
+    this.#journal = journal;
+    // Bytes that were fetched for another digest are of no use, whatever server they came from.
+    const known = entry !== null && entry.digest === digest ? entry : null;
+    this.#source = known?.source ?? "";
+    this.#total = known?.total ?? null;
+    this.#validator = known?.validator ?? null;
+    this.#synced = known?.synced ?? [];
+    const size = fstatSync(fd).size;
+    this.#done = new Intervals((known?.done ?? []).filter(([, end]) => end <= size));
+    this.#exchanges = this.#done.covered > 0 ? 2 : 0;
+    this.#staleEnd = this.#done.end;
+    this.untold = entry === null ? size : 0;
+  }
+
+  static async open(path: string, digest: string | null): Promise<PartialFile> {
+    await mkdir(dirname(path), { recursive: true });
+    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o644);
+    try {
+      if (!fstatSync(fd).isFile())
+        throw new HostError("HOST_IO", `'${path}' is not a regular file.`, { details: { path } });
+      return new PartialFile(path, digest, fd);
+    } catch (error) {
+      await closeFile(fd);
+      throw error;
+    }
+  }
+
+  get total(): number | null {
+    return this.#total;
+  }
+  get validator(): string | null {
+    return this.#validator;
+  }
+  get covered(): number {
+    return this.#done.covered;
+  }
+  get prefix(): number {
+    return this.#done.prefix;
+  }
+  get complete(): boolean {
+    return this.#total !== null && this.#done.covered === this.#total;
+  }
+  /** Whether the bytes are of more than one response, so that a wrong digest may be the fault of the seams. */
+  get spliced(): boolean {
+    return this.#exchanges > 1;
+  }
+
+  isFrom(url: string): boolean {
+    return this.#source === sourceOf(url);
+  }
+
+  missing(): Interval[] {
+    return this.#done.missing(this.#total ?? Infinity);
+  }
+
+  listen(listener: PartialListener): void {
+    this.#listener = listener;
+    if (this.prefix > 0) listener.grown(this.prefix);
+  }
+
+  /** A response begins to deliver the whole file: what is here from before goes. */
+  restart(identity: Identity): void {
+    this.reset();
+    this.#identify(identity);
+  }
+
+  /** A response goes on with what is here. */
+  resume(identity: Identity): void {
+    this.#identify(identity);
+  }
+
+  #identify({ url, total, validator }: Identity): void {
+    if (total !== null) requireSpace(this.path, total - this.#done.covered);
+    this.#source = sourceOf(url);
+    this.#total = total;
+    this.#validator = validator;
+    this.#exchanges++;
+    if (total !== null) ftruncateSync(this.fd, total);
+    this.#record();
+  }
+
+  /** Another connection delivers a part of the same file. */
+  splice(): void {
+    this.#exchanges++;
+  }
+
+  /** Throws away all bytes. */
+  reset(): void {
+    ftruncateSync(this.fd, 0);
+    this.#done = new Intervals();
+    this.#synced = [];
+    this.#staleEnd = 0;
+    this.#exchanges = 0;
+    this.#total = null;
+    this.#validator = null;
+    this.#record();
+    this.#listener?.restarted();
+  }
+
+  /** The body has ended where the server never told its length. */
+  setTotal(total: number): void {
+    this.#total = total;
+    ftruncateSync(this.fd, total);
+    this.#record();
+  }
+
+  /** Takes a file whose bytes no journal tells of as complete: its digest will decide. */
+  adopt(): void {
+    const size = this.untold;
+    this.#done = new Intervals([[0, size]]);
+    this.#total = size;
+    this.#exchanges = 2;
+    this.#listener?.grown(size);
+  }
+
+  write(bytes: Buffer, offset: number): void {
+    if (this.#syncError !== null) throw this.#syncError.error;
+    const runs = dataRuns(bytes, offset);
+    for (let i = 0; i < runs.length; i += 2) this.#pwrite(bytes, runs[i] ?? 0, runs[i + 1] ?? 0, offset);
+    if (offset < this.#staleEnd) this.#clearStale(bytes, offset);
+    const before = this.prefix;
+    this.#done.add(offset, offset + bytes.length);
+    const covered = this.#done.covered;
+    if (covered - this.#journaledAt >= JOURNAL_EVERY) this.#record();
+    if (covered - this.#syncedAt >= SYNC_EVERY) this.#syncBehind();
+    if (this.#total === null && covered - this.#spaceAt >= SPACE_EVERY) {
+      this.#spaceAt = covered;
+      requireSpace(this.path, SPACE_EVERY);
+    }
+    if (this.prefix > before) this.#listener?.grown(this.prefix);
+  }
+
+  #pwrite(bytes: Buffer, start: number, end: number, offset: number): void {
+    for (let at = start; at < end;) at += writeSync(this.fd, bytes, at, end - at, offset + at);
+  }
+
+  /** Where zeros came and an interrupted attempt had left something else, the zeros must be written. */
+  #clearStale(bytes: Buffer, offset: number): void {
+    const present = Buffer.alloc(bytes.length);
+    const length = readSync(this.fd, present, 0, present.length, offset);
+    if (!present.subarray(0, length).equals(bytes.subarray(0, length))) this.#pwrite(bytes, 0, bytes.length, offset);
+  }
+
+  #record(): void {
+    this.#journaledAt = this.#done.covered;
+    this.#syncedAt = Math.min(this.#syncedAt, this.#journaledAt);
+    this.#spaceAt = Math.min(this.#spaceAt, this.#journaledAt);
+    this.#journal.write({
+      source: this.#source,
+      digest: this.#digest,
+      total: this.#total,
+      validator: this.#validator,
+      done: this.#done.runs,
+      synced: this.#synced,
+    });
+  }
+
+  #syncBehind(): void {
+    if (this.#syncing !== null) return;
+    this.#syncedAt = this.#done.covered;
+    const [done, runs] = [this.#done, [...this.#done.runs]];
+    this.#syncing = syncData(this.fd).then(
+      () => {
+        this.#syncing = null;
+        if (this.#done === done) this.#synced = runs; // else the file was started anew meanwhile
+      },
+      (error: unknown) => {
+        this.#syncing = null;
+        this.#syncError = { error }; // the next write throws it
+      },
+    );
+  }
+
+  /** Makes everything durable. */
+  async sync(): Promise<void> {
+    await this.#syncing;
+    if (this.#syncError !== null) throw this.#syncError.error;
+    await syncFile(this.fd);
+    this.#synced = [...this.#done.runs];
+  }
+
+  /** Ends the use of the file. `keep` leaves what a later transfer can go on with; otherwise only the journal is removed. */
+  async close(keep: boolean): Promise<void> {
+    await this.#syncing;
+    if (keep) {
+      try {
+        this.#record();
+      } catch {
+        // A full disk: what the journal told before still holds, as bytes are only ever added.
+      }
+    }
+    this.#journal.close();
+    await closeFile(this.fd);
+    if (!keep) await rm(journalPath(this.path), { force: true });
+  }
+}
+
+const closeFile = promisify(close);
+const syncData = promisify(fdatasync);
+const syncFile = promisify(fsync);
+
+function journalPath(path: string): string {
+  return `${path}.journal`;
+}
+
+function sourceOf(url: string): string {
+  return createHash("sha256").update(url).digest("hex");
+}

@@ -1,0 +1,194 @@
+import { createHash } from "node:crypto";
+import { close, closeSync, fsync, ftruncateSync, openSync, read, rmSync, writeSync } from "node:fs";
+import { promisify } from "node:util";
+
+import { startDecompressor, type Compression, type Decompressor } from "./decompressor.js";
+import { FetchFailure } from "./failure.js";
+import type { Follower } from "./follow.js";
+import type { Extent } from "./request.js";
+import { requireSpace } from "./space.js";
+import { dataRuns, ExtentCollector } from "./zeros.js";
+
+const MIB = 1024 * 1024;
+const READ_SIZE = 256 * 1024;
+const SPACE_EVERY = 64 * MIB;
+
+/**
+ * Holes cost nothing and compress a thousandfold, so they count only toward the apparent size. Data is different: a file
+ * system image with data shrinks to a half or a tenth. Beyond `DATA_RATIO` times its compressed size (and the first GiB)
+ * it is a bomb.
+ */
+const DATA_RATIO = 200;
+const DATA_GRACE = 1024 * MIB;
+
+export const DEFAULT_MAX_UNPACKED = 64 * 1024 * MIB;
+
+export interface Unpacked {
+  readonly path: string;
+  readonly digest: string;
+  readonly size: number;
+  readonly extents: readonly Extent[];
+}
+
+/** Unpacks a compressed file while it is still growing, into a sparse file beside it. */
+export class Unpacker implements Follower<Unpacked> {
+  readonly #source: number;
+  readonly #path: string;
+  readonly #out: number;
+  readonly #limit: number;
+  readonly #compression: Compression;
+  readonly #decompressor: Decompressor;
+  readonly #hash = createHash("sha256");
+  readonly #extents = new ExtentCollector();
+  readonly #done: Promise<void>;
+  readonly #onBomb: (failure: FetchFailure) => void;
+  #prefix = 0;
+  #position = 0;
+  #finished = false;
+  #stopped = false;
+  #wake: () => void = () => undefined;
+  #size = 0;
+  #data = 0;
+  #spaceAt = 0;
+
+  /** `onBomb` is told at once, so that the rest of a bomb need not be fetched. */
+  constructor(
+    source: number,
+    path: string,
+    compression: Compression,
+    maxBytes: number,
+    onBomb: (failure: FetchFailure) => void,
+  ) {
+    this.#source = source;
+    this.#path = path;
+    this.#compression = compression;
+    this.#limit = maxBytes;
+    this.#onBomb = onBomb;
+    this.#decompressor = startDecompressor(compression);
+    rmSync(path, { force: true });
+    this.#out = openSync(path, "wx", 0o644);
+    this.#done = this.#run();
+    this.#done.catch(() => undefined); // `finish` tells; after `stop` nobody asks
+  }
+
+  get position(): number {
+    return this.#position;
+  }
+
+  advance(prefix: number): void {
+    this.#prefix = prefix;
+    this.#wake();
+  }
+
+  async finish(size: number): Promise<Unpacked> {
+    this.#finished = true;
+    this.advance(size);
+    await this.#done;
+    ftruncateSync(this.#out, this.#size);
+    await promisify(fsync)(this.#out);
+    await promisify(close)(this.#out);
+    return { path: this.#path, digest: this.#hash.digest("hex"), size: this.#size, extents: this.#extents.extents };
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#decompressor.stop();
+    this.#wake();
+    await this.#done.catch(() => undefined); // it was stopped on purpose
+    try {
+      closeSync(this.#out);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EBADF") throw error; // `finish` had closed it already
+    }
+    rmSync(this.#path, { force: true });
+  }
+
+  async #run(): Promise<void> {
+    const { output, ended } = this.#decompressor;
+    let refused = null as { readonly error: unknown } | null;
+    output.on("data", (bytes: Buffer) => {
+      try {
+        if (refused === null) this.#take(bytes);
+      } catch (error) {
+        refused = { error };
+        this.#decompressor.stop();
+        this.#wake();
+        if (error instanceof FetchFailure) this.#onBomb(error);
+      }
+    });
+    let over = false;
+    const unpacking = ended.finally(() => {
+      over = true;
+      this.#wake();
+    });
+    const feeding = this.#feed(() => over || refused !== null || this.#stopped);
+    const [unpacked, fed] = await Promise.allSettled([unpacking, feeding]);
+    if (refused !== null) throw refused.error;
+    if (fed.status === "rejected") throw fed.reason;
+    if (unpacked.status === "rejected") {
+      const cause: unknown = unpacked.reason;
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw new FetchFailure(`its ${this.#compression} data can't be unpacked: ${why}`, { transient: false, cause });
+    }
+    const consumed = this.#decompressor.consumed();
+    if (consumed !== null && consumed < this.#prefix) {
+      throw new FetchFailure(`after its ${this.#compression} data other bytes follow`, { transient: false });
+    }
+  }
+
+  async #feed(over: () => boolean): Promise<void> {
+    const { input } = this.#decompressor;
+    const readSource = promisify(read);
+    while (!over()) {
+      if (this.#position >= this.#prefix) {
+        if (this.#finished) break;
+        await new Promise<void>((resolve) => (this.#wake = resolve));
+        continue;
+      }
+      const wanted = Math.min(READ_SIZE, this.#prefix - this.#position);
+      const bytes = Buffer.allocUnsafe(wanted);
+      const { bytesRead } = await readSource(this.#source, bytes, 0, wanted, this.#position);
+      if (bytesRead === 0) break; // the file was started anew: this unpacker is about to be stopped
+      this.#position += bytesRead;
+      if (!input.write(bytes.subarray(0, bytesRead))) {
+        await new Promise<void>((resolve) => {
+          this.#wake = () => over() && resolve();
+          input.once("drain", resolve);
+        });
+      }
+    }
+    if (!over()) input.end();
+  }
+
+  #take(bytes: Buffer): void {
+    const offset = this.#size;
+    this.#size += bytes.length;
+    if (this.#size > this.#limit) {
+      throw new FetchFailure(`unpacked it is larger than the limit of ${this.#limit} bytes`, {
+        transient: false,
+        bomb: true,
+      });
+    }
+    this.#hash.update(bytes);
+    this.#extents.add(bytes, offset);
+    const runs = dataRuns(bytes, offset);
+    for (let i = 0; i < runs.length; i += 2) {
+      const end = runs[i + 1] ?? 0;
+      for (let at = runs[i] ?? 0; at < end;) {
+        const written = writeSync(this.#out, bytes, at, end - at, offset + at);
+        at += written;
+        this.#data += written;
+      }
+    }
+    if (this.#data > DATA_GRACE + DATA_RATIO * this.#position) {
+      throw new FetchFailure(`unpacked it has more than ${DATA_RATIO} times its size in data`, {
+        transient: false,
+        bomb: true,
+      });
+    }
+    if (this.#data - this.#spaceAt >= SPACE_EVERY) {
+      this.#spaceAt = this.#data;
+      requireSpace(this.#path, SPACE_EVERY);
+    }
+  }
+}
