@@ -72,6 +72,7 @@ export type HostErrorCode =
   | "HOST_ACCELERATOR"
   | "HOST_UNSUPPORTED"
   | "HOST_NO_SPACE"
+  | "HOST_PORT_IN_USE"
   | "HOST_IO";
 
 /** The host lacks something: QEMU, a tool, a permission, working virtualization. `hint` is the command that mends it. */

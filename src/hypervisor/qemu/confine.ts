@@ -1,0 +1,60 @@
+import type { MachineSpec } from "../types.js";
+import { translationCacheMib } from "./argv.js";
+
+/** What the host lets a QEMU process have. */
+export interface Confinement {
+  /** The user and group it runs as, with no capability and no other group; null leaves those of this process. */
+  readonly uid: number | null;
+  /** A further group, such as that of /dev/kvm. */
+  readonly group: number | null;
+  /** It gets SIGKILL when the thread that started it ends, however that happens. Linux only. */
+  readonly dieWithParent: boolean;
+  /** Bytes of address space. */
+  readonly addressSpace: number;
+  /** Bytes that a file of it may have. */
+  readonly fileSize: number;
+}
+
+/** Where the tools are that confine a process; null where this host lacks one. */
+export interface ConfinementTools {
+  readonly setpriv: string | null;
+  readonly prlimit: string | null;
+}
+
+const MIB = 1024 * 1024;
+/** QEMU's libraries, its threads' stacks and their allocation arenas: about 1.2 GiB of addresses, hardly any of it memory. */
+const OVERHEAD_MIB = 2048;
+/** Worker threads of QEMU's disk layer included. */
+const PROCESSES = 256;
+const OPEN_FILES = 4096;
+
+export function addressSpaceLimit(spec: Pick<MachineSpec, "memoryMib">): number {
+  return (spec.memoryMib + translationCacheMib(spec.memoryMib) + OVERHEAD_MIB) * MIB;
+}
+
+/** The command prefix that confines what it starts, outermost first. Pure. Each program ends by becoming the next one. */
+export function confinedCommand(
+  program: string,
+  args: readonly string[],
+  confinement: Confinement,
+  tools: ConfinementTools,
+): readonly [program: string, args: readonly string[]] {
+  const command: string[] = [];
+  if (tools.setpriv !== null) {
+    command.push(tools.setpriv, "--no-new-privs");
+    if (confinement.uid !== null) {
+      const id = String(confinement.uid);
+      command.push("--reuid", id, "--regid", id, "--bounding-set=-all", "--inh-caps=-all");
+      command.push(...(confinement.group === null ? ["--clear-groups"] : ["--groups", String(confinement.group)]));
+    }
+    if (confinement.dieWithParent) command.push("--pdeathsig", "KILL");
+  }
+  if (tools.prlimit !== null) {
+    command.push(tools.prlimit, "--core=0", `--as=${confinement.addressSpace}`, `--fsize=${confinement.fileSize}`);
+    command.push(`--nofile=${OPEN_FILES}`);
+    // The limit counts all processes of a user, so it can be set only for a user that has no others.
+    if (confinement.uid !== null) command.push(`--nproc=${PROCESSES}`);
+  }
+  const [first, ...rest] = [...command, program, ...args];
+  return [first ?? program, rest];
+}

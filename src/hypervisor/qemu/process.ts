@@ -1,0 +1,72 @@
+import { spawn, type ChildProcess } from "node:child_process";
+
+import { HostError } from "../../errors.js";
+import { findTool } from "../../host/tools.js";
+import { processIdentity, type ProcessIdentity } from "../../host/process.js";
+import type { QemuCommand } from "./argv.js";
+import { confinedCommand, type Confinement } from "./confine.js";
+
+export interface QemuExit {
+  readonly status: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
+
+/** A QEMU that this process started. */
+export interface QemuProcess {
+  readonly identity: ProcessIdentity;
+  /** Never rejects. */
+  readonly exited: Promise<QemuExit>;
+  readonly running: boolean;
+  /** SIGKILL. */
+  kill(): void;
+}
+
+/**
+ * Starts QEMU in `folder`, confined, with its own messages going to `logFd`. It has a session of its own: a Ctrl-C on this
+ * program's terminal is for this program to act on. It does not keep this program alive.
+ *
+ * @throws HostError HOST_TOOL_FAILED when it can't be started.
+ */
+export async function startQemu(
+  binary: string,
+  command: QemuCommand,
+  options: { readonly folder: string; readonly logFd: number; readonly confinement: Confinement },
+): Promise<QemuProcess> {
+  const tools = { setpriv: findTool("setpriv"), prlimit: findTool("prlimit") };
+  const [program, args] = confinedCommand(binary, command.args, options.confinement, tools);
+  const child = spawn(program, args, {
+    cwd: options.folder,
+    detached: true,
+    env: { PATH: process.env["PATH"] ?? "/usr/bin:/bin", LC_ALL: "C" },
+    stdio: ["ignore", options.logFd, options.logFd, ...command.files],
+  });
+  const exited = new Promise<QemuExit>((resolve) => {
+    child.once("exit", (status, signal) => resolve({ status, signal }));
+  });
+  await spawned(child, binary);
+  child.unref();
+  const identity = processIdentity(child.pid);
+  if (identity === null) {
+    await exited;
+    throw new HostError("HOST_TOOL_FAILED", `'${binary}' ended at once.`, { details: { binary } });
+  }
+  return {
+    identity,
+    exited,
+    get running() {
+      return child.exitCode === null && child.signalCode === null;
+    },
+    kill() {
+      child.kill("SIGKILL");
+    },
+  };
+}
+
+function spawned(child: ChildProcess, binary: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    child.once("spawn", resolve);
+    child.once("error", (error) => {
+      reject(new HostError("HOST_TOOL_FAILED", `'${binary}' can't be started.`, { cause: error, details: { binary } }));
+    });
+  });
+}

@@ -1,0 +1,106 @@
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { open, rename, stat, truncate } from "node:fs/promises";
+import { Readable } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { copyFile } from "node:fs/promises";
+
+/** The file is cut when it is longer: what was there is kept once, as `console.log.1`. */
+const ROTATE_BYTES = 1024 * 1024;
+const FOLLOW_POLL_MS = 100;
+const CHUNK = 64 * 1024;
+
+/** The console so far, at most the last megabyte of it. Control bytes of terminals are left in. */
+export function readConsole(path: string): string {
+  const current = readTail(path, ROTATE_BYTES);
+  const missing = ROTATE_BYTES - current.length;
+  return Buffer.concat([missing > 0 ? readTail(`${path}.1`, missing) : Buffer.alloc(0), current]).toString("utf8");
+}
+
+/** The last lines that say something, oldest first, without carriage returns and terminal sequences. */
+export function consoleTail(path: string, lines = 20): readonly string[] {
+  return readTail(path, 64 * 1024)
+    .toString("utf8")
+    .split("\n")
+    .map(printable)
+    .filter((line) => line !== "")
+    .slice(-lines);
+}
+
+/** What a terminal would do something with is left out: the text is the guest's and may be shown to a person. */
+export function printable(line: string): string {
+  // eslint-disable-next-line no-control-regex -- control characters are what it is about
+  return line.replace(/\x1b\[[0-9;?]*[ -/]*[@-~]/g, "").replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "").trimEnd();
+}
+
+function readTail(path: string, most: number): Buffer {
+  let file: number;
+  try {
+    file = openSync(path, "r");
+  } catch {
+    return Buffer.alloc(0); // no console yet
+  }
+  try {
+    const { size } = fstatSync(file);
+    const buffer = Buffer.alloc(Math.min(size, most));
+    const length = readSync(file, buffer, 0, buffer.length, size - buffer.length);
+    return buffer.subarray(0, length);
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** Keeps the file bounded. QEMU appends to it, so it can be cut under QEMU's hands. */
+export async function rotateConsole(path: string): Promise<void> {
+  try {
+    if ((await stat(path)).size <= ROTATE_BYTES) return;
+    await copyFile(path, `${path}.next`);
+    await truncate(path, 0);
+    await rename(`${path}.next`, `${path}.1`);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error; // the machine was deleted meanwhile
+  }
+}
+
+/** The console from its beginning and on as it grows, until `ended` says that no more will come. */
+export function followConsole(path: string, ended: () => boolean): Readable {
+  return Readable.from(follow(path, ended), { objectMode: false });
+}
+
+async function* follow(path: string, ended: () => boolean): AsyncGenerator<Buffer> {
+  const before = readConsole(path);
+  let position = await sizeOf(path);
+  if (before !== "") yield Buffer.from(before);
+  for (;;) {
+    const last = ended();
+    const size = await sizeOf(path);
+    if (size < position) position = 0; // it has been cut
+    while (position < size) {
+      const chunk = await readChunk(path, position, Math.min(CHUNK, size - position));
+      if (chunk.length === 0) break;
+      position += chunk.length;
+      yield chunk;
+    }
+    if (last) return;
+    await sleep(FOLLOW_POLL_MS, undefined, { ref: true });
+  }
+}
+
+async function sizeOf(path: string): Promise<number> {
+  return stat(path).then(
+    ({ size }) => size,
+    () => 0,
+  );
+}
+
+async function readChunk(path: string, position: number, length: number): Promise<Buffer> {
+  const file = await open(path, "r").catch(() => null);
+  if (file === null) return Buffer.alloc(0); // deleted with its machine
+  try {
+    const buffer = Buffer.alloc(length);
+    const { bytesRead } = await file.read(buffer, 0, length, position);
+    return buffer.subarray(0, bytesRead);
+  } finally {
+    await file.close();
+  }
+}

@@ -1,0 +1,53 @@
+import { randomBytes } from "node:crypto";
+
+import type { GuestConfiguration, GuestConnection } from "../guest/index.js";
+import { GUEST_NETWORK } from "../hypervisor/index.js";
+import type { RootfsType } from "./rootfs.js";
+import type { MachineState } from "./state.js";
+
+const ENTROPY_BYTES = 64;
+
+/** What a guest is told when it has booted. */
+export function guestConfiguration(state: MachineState): GuestConfiguration {
+  const { address, prefix, gateway, dns } = GUEST_NETWORK;
+  const open = state.network === "open";
+  return {
+    hostname: state.vmId,
+    env: state.env,
+    // Without a way out there is nothing to route to, and a name server would only be waited for.
+    network:
+      state.network === "none"
+        ? null
+        : { address: `${address}/${prefix}`, gateway: open ? gateway : null, dns: open ? dns : null },
+    clockMs: Date.now(),
+    entropy: randomBytes(ENTROPY_BYTES),
+    mounts: [],
+  };
+}
+
+/** The tool that makes a mounted file system fill its disk, by file system. */
+const GROW: Partial<Record<RootfsType, string>> = {
+  ext4: "command -v resize2fs >/dev/null && exec resize2fs /dev/vda",
+  xfs: "command -v xfs_growfs >/dev/null && exec xfs_growfs /",
+  btrfs: "command -v btrfs >/dev/null && exec btrfs filesystem resize max /",
+};
+
+/** Grows the root file system into a larger disk, where the image has the tool for it. Without it the space stays unused. */
+export async function growRootFileSystem(
+  connection: GuestConnection,
+  type: RootfsType,
+  signal: AbortSignal,
+): Promise<void> {
+  const command = GROW[type];
+  if (command === undefined) return;
+  const child = connection.exec({ command });
+  const kill = (): void => child.killTree();
+  signal.addEventListener("abort", kill, { once: true });
+  try {
+    child.stdout.resume();
+    child.stderr.resume();
+    await child.exit;
+  } finally {
+    signal.removeEventListener("abort", kill);
+  }
+}

@@ -1,0 +1,131 @@
+import { execFileSync } from "node:child_process";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { liveness, type ProcessIdentity } from "../host/process.js";
+import { explainDeath } from "./death.js";
+import {
+  findFolders,
+  folderAge,
+  machineFiles,
+  removeFolder,
+  saveState,
+  type FoundFolder,
+  type MachineState,
+} from "./state.js";
+
+/** How long a folder without a legible state may be in the making. */
+const STALE_MS = 60_000;
+const KILL_TIMEOUT_MS = 5000;
+
+/**
+ * Ends and removes what programs that are gone have left: machines of dead owners with their QEMU, and half-made or half-removed
+ * folders. Notes what has ended meanwhile of the machines that stay. Gives those.
+ */
+export async function sweep(): Promise<MachineState[]> {
+  const folders = await findFolders();
+  const kept = await Promise.all(folders.map(sweepOne));
+  return kept.filter((state) => state !== null);
+}
+
+async function sweepOne({ folder, kind, state }: FoundFolder): Promise<MachineState | null> {
+  const ownerGone = state !== null && !state.detached && (state.owner === null || liveness(state.owner) === "dead");
+  if (kind === "machine" && state !== null && !ownerGone) return settle(folder, state);
+  const abandoned = kind === "leftover" || (state === null ? (await folderAge(folder)) > STALE_MS : ownerGone || kind !== "staging");
+  if (!abandoned) return null;
+  if (state !== null) await killQemu(state);
+  await removeFolder(folder);
+  return null;
+}
+
+/** A machine that stays: if its QEMU has ended on its own, its state says so from now on. */
+async function settle(folder: string, state: MachineState): Promise<MachineState> {
+  // A living owner sees to it itself, and knows more.
+  if (state.owner !== null && liveness(state.owner) !== "dead") return state;
+  if (state.status !== "running" && state.status !== "starting") return state;
+  if (state.run?.qemu && liveness(state.run.qemu) !== "dead") return state;
+  // It is just being started by another program, or that one is gone.
+  if (state.status === "starting" && (await folderAge(folder)) < STALE_MS) return state;
+  const files = machineFiles(folder);
+  await killQemu(state);
+  const settled = { ...state, ...explainDeath(files, null), run: null, ports: [] };
+  await saveState(files, settled);
+  return settled;
+}
+
+/** SIGKILL for the QEMU of this run, known or not, and waits until it is gone. */
+export async function killQemu(state: MachineState): Promise<void> {
+  if (state.run === null) return;
+  const identity = state.run.qemu;
+  const pids = identity === null ? findByToken(state.run.token) : liveness(identity) === "alive" ? [identity.pid] : [];
+  for (const pid of pids) {
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch {
+      // it has ended by itself in this moment
+    }
+  }
+  if (identity !== null) await untilGone(identity, KILL_TIMEOUT_MS);
+}
+
+/** True when the process was gone within the time. */
+export async function untilGone(identity: ProcessIdentity, timeoutMs: number): Promise<boolean> {
+  const deadline = Date.now() + timeoutMs;
+  while (liveness(identity) === "alive") {
+    if (Date.now() > deadline) return false;
+    await sleep(5);
+  }
+  return true;
+}
+
+/** Processes with this run's UUID among their arguments: for a program that was killed before it could note the pid. */
+function findByToken(token: string): number[] {
+  if (process.platform !== "linux") {
+    const listing = execFileSync("ps", ["-axo", "pid=,command="], { encoding: "utf8" });
+    return listing
+      .split("\n")
+      .filter((line) => line.includes(`-uuid ${token}`))
+      .map((line) => Number.parseInt(line, 10));
+  }
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => argumentsOf(pid).includes(token))
+    .map(Number);
+}
+
+function argumentsOf(pid: string): readonly string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+  } catch {
+    return []; // it has ended
+  }
+}
+
+interface Owned {
+  kill(): void;
+  readonly folder: string;
+}
+
+const owned = new Set<Owned>();
+let watching = false;
+
+/** Ends the machine and removes its folder when this program ends without having done so. */
+export function endWithProgram(machine: Owned): Disposable {
+  owned.add(machine);
+  if (!watching) {
+    watching = true;
+    process.on("exit", endAll);
+  }
+  return { [Symbol.dispose]: () => owned.delete(machine) };
+}
+
+function endAll(): void {
+  for (const machine of owned) {
+    machine.kill();
+    try {
+      rmSync(machine.folder, { recursive: true, force: true });
+    } catch {
+      // QEMU may still be writing; the next program that looks removes the rest
+    }
+  }
+}

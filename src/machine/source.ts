@@ -1,0 +1,110 @@
+import { imageDir } from "../host/home.js";
+import type { ImageManager } from "../images/index.js";
+import { ValidationError } from "../errors.js";
+import {
+  assertKnownFields,
+  assertVmId,
+  CONFIG_FIELDS,
+  invalid,
+  newVmId,
+  VMConfig,
+  type VMConfigFields,
+} from "./config.js";
+
+/** What `new SmolVM()` takes besides a VMConfig. All fields of VMConfig, where the image may stand for its paths. */
+export interface VMOptions extends Partial<VMConfigFields> {
+  /** The name of an image; with neither this nor paths it is the default image. */
+  readonly image?: string | undefined;
+  /** Where images are found and fetched. Default: a manager with the built-in registry. */
+  readonly images?: ImageManager | undefined;
+  /** The image cache that `images` would otherwise be made with. Default: `$SMOLVM_IMAGE_DIR`, else `~/.smolvm/images`. */
+  readonly cacheDir?: string | undefined;
+  /** The machine outlives this program, until somebody stops it. Default false: it ends with this program. */
+  readonly detached?: boolean | undefined;
+}
+
+const OPTION_FIELDS = [...CONFIG_FIELDS, "image", "images", "cacheDir", "detached"];
+
+/** A machine's configuration, or how to come by it. Checked as far as it can be without touching an image. */
+export interface Wish {
+  readonly vmId: string;
+  readonly detached: boolean;
+  /** The configuration, with an image's paths where one is named. Fetches or builds what is not here. */
+  resolve(signal: AbortSignal | undefined): Promise<Resolved>;
+}
+
+export interface Resolved {
+  readonly config: VMConfig;
+  readonly image: string | null;
+  readonly cacheDir: string;
+}
+
+/** @throws ValidationError */
+export function readOptions(options: VMConfig | VMOptions): Wish {
+  if (options instanceof VMConfig) {
+    return { vmId: options.vmId, detached: false, resolve: (signal) => withCompanions(options, {}, signal) };
+  }
+  assertKnownFields("SmolVM", options, OPTION_FIELDS);
+  const { image, images, cacheDir, detached = false, ...fields } = options;
+  if (typeof detached !== "boolean") throw invalid("detached", detached, "true or false");
+  if (image !== undefined && typeof image !== "string") throw invalid("image", image, "the name of an image");
+  const vmId = fields.vmId === undefined ? newVmId() : assertVmId(fields.vmId);
+  const where = { images, cacheDir };
+  if (fields.kernelPath !== undefined || fields.rootfsPath !== undefined) {
+    if (image !== undefined) throw new ValidationError("image and kernelPath exclude each other: give one of them.");
+    const config = new VMConfig({ ...fields, vmId } as VMConfigFields);
+    return { vmId, detached, resolve: (signal) => withCompanions(config, where, signal) };
+  }
+  // Everything but the paths is checked now, with a file that is certainly there in their place.
+  const self = process.execPath;
+  new VMConfig({ ...fields, vmId, kernelPath: self, rootfsPath: self });
+  return {
+    vmId,
+    detached,
+    async resolve(signal) {
+      const local = image === undefined ? await defaultImage(where, signal) : await named(image, where, signal);
+      const config = new VMConfig({
+        ...fields,
+        vmId,
+        kernelPath: local.kernelPath,
+        rootfsPath: local.rootfsPath,
+        initrdPath: fields.initrdPath ?? local.initrdPath,
+        bootArgs: [local.bootArgs, fields.bootArgs].filter((args) => args !== null && args !== undefined).join(" "),
+      });
+      return { config, image: local.name, cacheDir: where.images?.cacheDir ?? cacheDir ?? imageDir() };
+    },
+  };
+}
+
+interface Where {
+  readonly images?: ImageManager | undefined;
+  readonly cacheDir?: string | undefined;
+}
+
+async function manager({ images, cacheDir }: Where): Promise<ImageManager> {
+  if (images !== undefined) return images;
+  const { ImageManager } = await import("../images/index.js");
+  return new ImageManager(cacheDir === undefined ? {} : { cacheDir });
+}
+
+async function named(name: string, where: Where, signal: AbortSignal | undefined) {
+  return (await manager(where)).ensureImage(name, { signal });
+}
+
+async function defaultImage(where: Where, signal: AbortSignal | undefined) {
+  const { defaultImage: make } = await import("../build/index.js");
+  const cacheDir = where.images?.cacheDir ?? where.cacheDir;
+  return make({ ...(cacheDir === undefined ? {} : { cacheDir }), signal });
+}
+
+/** A kernel in the cache has its initrd and its arguments beside it; a VMConfig with only the two paths means those too. */
+async function withCompanions(config: VMConfig, where: Where, signal: AbortSignal | undefined): Promise<Resolved> {
+  signal?.throwIfAborted();
+  const cacheDir = where.images?.cacheDir ?? where.cacheDir ?? imageDir();
+  const resolved = { config, image: null, cacheDir };
+  if (config.initrdPath !== null) return resolved;
+  const companions = await (await manager(where)).companionsOf(config.kernelPath);
+  if (companions === null) return resolved;
+  const { initrdPath = null, bootArgs = null } = companions;
+  return { ...resolved, config: new VMConfig({ ...config, initrdPath, bootArgs: config.bootArgs ?? bootArgs }) };
+}

@@ -1,0 +1,181 @@
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { join } from "node:path";
+
+import { VMAlreadyExistsError } from "../errors.js";
+import { machinesDir } from "../host/home.js";
+import { processIdentity, type ProcessIdentity } from "../host/process.js";
+import type { Accelerator, NetworkMode } from "../hypervisor/index.js";
+import type { AcceleratorWish, DiskMode, DriveRecord } from "./config.js";
+
+export type VMStatus = "created" | "running" | "stopped" | "error";
+
+/** What is known of the QEMU of a machine. Written before it is started, so that it is found after any crash. */
+export interface RunRecord {
+  /** Stands on QEMU's command line as its UUID. */
+  readonly token: string;
+  readonly startedAt: string;
+  /** Null until it has been started. */
+  readonly qemu: ProcessIdentity | null;
+  readonly accelerator: Accelerator;
+  readonly acceleratorReason: string;
+  readonly vcpus: number;
+}
+
+export interface ForwardedPort {
+  readonly guestPort: number;
+  readonly hostPort: number;
+}
+
+/** machine.json: everything about a machine that outlasts a process. */
+export interface MachineState {
+  readonly version: 1;
+  readonly vmId: string;
+  readonly createdAt: string;
+  /** It outlives the program that made it. */
+  readonly detached: boolean;
+  readonly owner: ProcessIdentity | null;
+  readonly status: VMStatus | "starting";
+  /** Why it is stopped or in error, in words. */
+  readonly reason: string | null;
+  /** The image's name, where it came from one. */
+  readonly image: string | null;
+  readonly kernelPath: string;
+  readonly rootfsPath: string;
+  readonly initrdPath: string | null;
+  readonly bootArgs: string | null;
+  /** Null: the accelerator's default. */
+  readonly vcpuCount: number | null;
+  readonly memSizeMib: number;
+  readonly diskMode: DiskMode;
+  readonly diskSizeMib: number | null;
+  readonly extraDrives: readonly DriveRecord[];
+  readonly network: NetworkMode;
+  readonly accel: AcceleratorWish;
+  readonly env: Readonly<Record<string, string>>;
+  readonly ports: readonly ForwardedPort[];
+  readonly run: RunRecord | null;
+}
+
+/** The files of a machine's folder. The folder is the owner's alone; QEMU gets in only where `sockets` is. */
+export function machineFiles(folder: string) {
+  return {
+    folder,
+    state: join(folder, "machine.json"),
+    disk: join(folder, "disk.qcow2"),
+    initrd: join(folder, "initrd.img"),
+    kernel: join(folder, "kernel"),
+    console: join(folder, "console.log"),
+    log: join(folder, "qemu.log"),
+    lock: join(folder, "lock"),
+    lanes: join(folder, "lanes"),
+    sockets: join(folder, "run"),
+  } as const;
+}
+
+export type MachineFiles = ReturnType<typeof machineFiles>;
+
+export function machineFolder(vmId: string): string {
+  return join(machinesDir(), vmId);
+}
+
+const STAGING = ".new-";
+const TRASH = ".trash-";
+
+/**
+ * Makes a machine's folder. It is filled beside its place and then renamed, so a folder that has a machine's name is complete,
+ * and of two programs that want one name exactly one gets it.
+ *
+ * @throws VMAlreadyExistsError
+ */
+export async function claimFolder(state: MachineState): Promise<MachineFiles> {
+  const parent = machinesDir();
+  await mkdir(parent, { recursive: true, mode: 0o700 });
+  const staging = join(parent, `${STAGING}${state.vmId}-${randomBytes(6).toString("hex")}`);
+  await mkdir(staging, { mode: 0o700 });
+  const folder = machineFolder(state.vmId);
+  try {
+    await mkdir(machineFiles(staging).lanes, { mode: 0o700 });
+    await writeFile(machineFiles(staging).state, JSON.stringify(state), { mode: 0o600 });
+    // Renaming a folder onto one that has something in it fails.
+    await rename(staging, folder);
+  } catch (error) {
+    await rm(staging, { recursive: true, force: true });
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === "ENOTEMPTY" || code === "EEXIST") throw new VMAlreadyExistsError(state.vmId, { cause: error });
+    throw error;
+  }
+  return machineFiles(folder);
+}
+
+export async function saveState(files: MachineFiles, state: MachineState): Promise<void> {
+  const temporary = `${files.state}.${randomBytes(4).toString("hex")}`;
+  try {
+    await writeFile(temporary, JSON.stringify(state), { mode: 0o600 });
+    await rename(temporary, files.state);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+/** Null when there is no such machine, or nothing legible of it. */
+export async function loadState(vmId: string): Promise<MachineState | null> {
+  return readState(machineFolder(vmId));
+}
+
+async function readState(folder: string): Promise<MachineState | null> {
+  try {
+    const parsed = JSON.parse(await readFile(machineFiles(folder).state, "utf8")) as Partial<MachineState>;
+    return parsed.version === 1 && typeof parsed.vmId === "string" ? (parsed as MachineState) : null;
+  } catch {
+    return null; // no file, or one that a crash of the host has cut
+  }
+}
+
+export interface FoundFolder {
+  readonly folder: string;
+  /** "leftover" is what a crash left of making or removing a machine. */
+  readonly kind: "machine" | "staging" | "leftover";
+  readonly state: MachineState | null;
+}
+
+export async function findFolders(): Promise<FoundFolder[]> {
+  const parent = machinesDir();
+  const names = await readdir(parent).catch((error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    throw error;
+  });
+  return Promise.all(
+    names.map(async (name) => {
+      const folder = join(parent, name);
+      const kind = name.startsWith(STAGING) ? "staging" : name.startsWith(TRASH) ? "leftover" : "machine";
+      return { folder, kind, state: await readState(folder) } as const;
+    }),
+  );
+}
+
+/** Frees the machine's name at once, then removes what was there. Nothing happens if it is gone already. */
+export async function removeFolder(folder: string): Promise<void> {
+  const trash = join(machinesDir(), `${TRASH}${randomBytes(8).toString("hex")}`);
+  try {
+    await rename(folder, trash);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
+    throw error;
+  }
+  await rm(trash, { recursive: true, force: true });
+}
+
+/** Milliseconds since the folder was last changed. */
+export async function folderAge(folder: string): Promise<number> {
+  try {
+    return Date.now() - (await stat(folder)).mtimeMs;
+  } catch {
+    return 0; // gone in the meantime
+  }
+}
+
+export function ownIdentity(): ProcessIdentity | null {
+  return processIdentity();
+}
