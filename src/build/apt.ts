@@ -137,6 +137,9 @@ export class Apt {
       "Dir::State::lists": this.#systemLists ? SYSTEM_LISTS : join(folder, "lists"),
       "Dir::State::status": join(folder, "status"),
       "Dir::Cache": join(folder, "cache"),
+      // Container images switch these off; here they save each call from parsing the lists again.
+      "Dir::Cache::pkgcache": "pkgcache.bin",
+      "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
       "APT::Architecture": DEBIAN_ARCH[arch],
       "APT::Architectures": DEBIAN_ARCH[arch],
       "APT::Get::AllowUnauthenticated": "false",

@@ -1,14 +1,14 @@
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { ImageError, SmolVMError, ValidationError } from "../errors.js";
-import { imageDir, smolvmHome } from "../host/home.js";
+import { imageDir } from "../host/home.js";
 import type { LocalImage } from "../images/index.js";
-import { type AssetSource, ImageStore } from "../images/store/index.js";
+import { acquireLock, type AssetSource, ImageStore } from "../images/store/index.js";
 import { Apt, type DownloadedPackage, hostArch } from "./apt.js";
 import { readDeb } from "./deb.js";
 import { type Arch, bootableKernel } from "./kernel.js";
-import { isModuleFile, moduleInitrd, selectModules } from "./modules.js";
+import { LIKELY_MODULES, moduleInitrd, moduleName, selectModules } from "./modules.js";
 import { writeRootfs } from "./rootfs.js";
 
 export interface DefaultImageOptions {
@@ -30,9 +30,6 @@ const KERNELS: Readonly<Record<Arch, readonly string[]>> = {
 };
 const BUSYBOX = "busybox-static";
 
-/** Calls of this process that build the same image wait for one another. */
-const underway = new Map<string, Promise<LocalImage>>();
-
 /**
  * The image for a machine where nobody named one: the distribution's own kernel for virtual machines and a small root filesystem
  * with a shell and the usual tools. From the cache if it is there and verified, else made of packages from the host's
@@ -49,17 +46,18 @@ export async function defaultImage(options: DefaultImageOptions = {}): Promise<L
   options.signal?.throwIfAborted();
   const cached = await openCached(store, name, options.signal);
   if (cached !== null) return cached;
-
-  const key = join(store.cacheDir, name);
-  const other = underway.get(key);
-  if (other !== undefined) {
-    // Another call's failure or abort is not this one's: then it tries itself.
-    await Promise.race([other.catch(() => undefined), aborted(options.signal)]);
-    return await defaultImage(options);
+  try {
+    // Of all who want it at once, in whatever process, one makes it.
+    const lock = await acquireLock(join(store.layout.locks, `build-${name}`), options.signal);
+    try {
+      return (await openCached(store, name, options.signal)) ?? (await buildDefault(store, name, arch, options));
+    } finally {
+      lock.release();
+    }
+  } catch (error) {
+    options.signal?.throwIfAborted();
+    throw buildFailure(error, name);
   }
-  const build = buildDefault(store, name, arch, options).finally(() => underway.delete(key));
-  underway.set(key, build);
-  return await build;
 }
 
 /** The kernel of the default image, and the initrd with its modules. Made or found as by `defaultImage`. */
@@ -91,14 +89,6 @@ async function openCached(
   return found === null || "damaged" in found ? null : found;
 }
 
-async function aborted(signal: AbortSignal | undefined): Promise<never> {
-  return await new Promise((_, reject) => {
-    const fail = (): void => reject(signal?.reason as Error);
-    if (signal?.aborted === true) fail();
-    signal?.addEventListener("abort", fail, { once: true });
-  });
-}
-
 async function buildDefault(
   store: ImageStore,
   name: string,
@@ -108,47 +98,42 @@ async function buildDefault(
   const { signal } = options;
   const onStep = (step: string): void => options.onStep?.({ step });
   const temporary: string[] = [];
-  const write = async (hint: string, data: Buffer): Promise<AssetSource> => {
+  const place = async (hint: string): Promise<string> => {
     const path = await store.temporaryFile(hint);
     temporary.push(path);
+    return path;
+  };
+  const write = async (hint: string, data: Buffer): Promise<AssetSource> => {
+    const path = await place(hint);
     await writeFile(path, data, { flag: "wx", signal });
     return { path };
   };
-  await mkdir(smolvmHome(), { recursive: true });
-  const folder = await mkdtemp(join(smolvmHome(), "build-"));
   try {
+    const folder = await place("packages");
+    await mkdir(folder);
     const apt = await Apt.open({ arch, folder, signal, onStep });
-    const names = [...(await kernelPackages(apt, arch)), BUSYBOX];
-    const packages = await apt.download(names);
+    const packages = await apt.download([...(await kernelPackages(apt, arch)), BUSYBOX]);
 
     onStep("unpacking the packages");
-    const parts = await unpackParts(packages, signal);
-    onStep("making the kernel and its initrd");
-    const kernel = await write("kernel", await bootableKernel(parts.kernel, arch));
-    const initrd = await write("initrd", moduleInitrd(await selectModules(parts.modules)));
-    onStep("making the root filesystem");
-    const path = await store.temporaryFile("rootfs");
-    temporary.push(path);
-    const version = /\d+(\.\d+)+/.exec(versionOf(packages, BUSYBOX))?.[0] ?? "0";
-    const { extents } = await writeRootfs(path, { busybox: parts.busybox, time: parts.time, version });
-    onStep("installing the image");
-    return await store.install(
-      name,
-      {
-        assets: { kernel, initrd, rootfs: { path, extents } },
-        origin: { kind: "built", details: Object.fromEntries(packages.map((each) => [each.name, each.version])) },
-      },
-      { signal },
-    );
-  } catch (error) {
-    signal?.throwIfAborted();
-    if (error instanceof SmolVMError) throw error;
-    throw new ImageError("IMAGE_BUILD_FAILED", `The image '${name}' could not be made: ${String(error)}`, {
-      cause: error,
+    const files = await bootFiles(packages, signal);
+    const modules = await selectModules({
+      ...files,
+      load: async (names) => await moduleFiles(packages, names, signal),
     });
+    const kernel = await write("kernel", await bootableKernel(files.kernel, arch));
+    const initrd = await write("initrd", moduleInitrd(modules));
+
+    onStep("making the root filesystem");
+    const path = await place("rootfs");
+    const version = /\d+(\.\d+)+/.exec(packages.find((each) => each.name === BUSYBOX)?.version ?? "")?.[0] ?? "0";
+    const { extents } = await writeRootfs(path, { busybox: files.busybox, time: files.time, version });
+
+    onStep("installing the image");
+    const details = Object.fromEntries(packages.map((each) => [each.name, each.version]));
+    const assets = { kernel, initrd, rootfs: { path, extents } };
+    return await store.install(name, { assets, origin: { kind: "built", details } }, { signal });
   } finally {
-    await rm(folder, { recursive: true, force: true });
-    for (const path of temporary) await rm(path, { force: true });
+    for (const path of temporary) await rm(path, { recursive: true, force: true });
   }
 }
 
@@ -169,36 +154,67 @@ async function kernelPackages(apt: Apt, arch: Arch): Promise<string[]> {
   return real.length > 0 ? real : [meta];
 }
 
-interface Parts {
+interface BootFiles {
   readonly kernel: Buffer;
-  readonly modules: { readonly files: ReadonlyMap<string, Buffer>; readonly builtin: string };
+  /** See `ModulePackage`. */
+  readonly builtin: string;
+  readonly likely: ReadonlyMap<string, Buffer>;
   readonly busybox: Buffer;
+  /** When BusyBox was built: a time that depends on the package alone. */
   readonly time: number;
 }
 
-async function unpackParts(packages: readonly DownloadedPackage[], signal: AbortSignal | undefined): Promise<Parts> {
-  const files = new Map<string, Buffer>();
+async function bootFiles(packages: readonly DownloadedPackage[], signal: AbortSignal | undefined): Promise<BootFiles> {
   let kernel: Buffer | undefined;
   let builtin = "";
+  const likely = new Map<string, Buffer>();
   let busybox: Buffer | undefined;
   let time = 0;
-  for (const each of packages) {
-    for await (const entry of readDeb(each.path, signal)) {
-      const path = entry.path.toString("utf8").replace(/^\.?\/+/, "");
-      if (entry.type !== "file") continue;
-      if (/^boot\/vmlinuz-/.test(path)) kernel = await collect(entry.content);
-      else if (path.endsWith("/modules.builtin")) builtin = (await collect(entry.content)).toString("utf8");
-      else if (isModuleFile(path)) files.set(path, await collect(entry.content));
-      else if (each.name === BUSYBOX && /^(usr\/)?bin\/busybox$/.test(path)) {
-        busybox = await collect(entry.content);
-        time = entry.mtime;
-      }
+  for await (const { path, mtime, content } of filesIn(packages, signal)) {
+    if (/^boot\/vmlinuz-/.test(path)) kernel = await collect(content);
+    else if (path.endsWith("/modules.builtin")) builtin = (await collect(content)).toString("utf8");
+    else if (/^(usr\/)?bin\/busybox$/.test(path)) {
+      busybox = await collect(content);
+      time = mtime;
+    } else {
+      const name = moduleName(path);
+      if (name !== null && LIKELY_MODULES.has(name)) likely.set(name, await collect(content));
     }
   }
   const names = packages.map(({ name }) => name).join(", ");
   if (kernel === undefined) throw new ImageError("IMAGE_BUILD_FAILED", `No kernel is in the packages ${names}.`);
   if (busybox === undefined) throw new ImageError("IMAGE_BUILD_FAILED", `No BusyBox is in the packages ${names}.`);
-  return { kernel, modules: { files, builtin }, busybox, time };
+  return { kernel, builtin, likely, busybox, time };
+}
+
+async function moduleFiles(
+  packages: readonly DownloadedPackage[],
+  names: ReadonlySet<string>,
+  signal: AbortSignal | undefined,
+): Promise<Map<string, Buffer>> {
+  const files = new Map<string, Buffer>();
+  for await (const { path, content } of filesIn(packages, signal)) {
+    const name = moduleName(path);
+    if (name !== null && names.has(name)) files.set(name, await collect(content));
+  }
+  return files;
+}
+
+interface PackagedFile {
+  readonly path: string;
+  readonly mtime: number;
+  readonly content: AsyncIterable<Buffer>;
+}
+
+async function* filesIn(
+  packages: readonly DownloadedPackage[],
+  signal: AbortSignal | undefined,
+): AsyncGenerator<PackagedFile> {
+  for (const each of packages) {
+    for await (const { type, path, mtime, content } of readDeb(each.path, signal)) {
+      if (type === "file") yield { path: path.toString("utf8").replace(/^\.?\/+/, ""), mtime, content };
+    }
+  }
 }
 
 async function collect(content: AsyncIterable<Buffer>): Promise<Buffer> {
@@ -207,6 +223,16 @@ async function collect(content: AsyncIterable<Buffer>): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-function versionOf(packages: readonly DownloadedPackage[], name: string): string {
-  return packages.find((each) => each.name === name)?.version ?? "";
+/** Errors of the library pass as they are; what the system said gets a name and a mend. */
+function buildFailure(error: unknown, name: string): unknown {
+  if (error instanceof SmolVMError) return error;
+  const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
+  if (code === "ENOSPC" || code === "EDQUOT") {
+    return new ImageError("IMAGE_NO_SPACE", `No space left to make the image '${name}'; some 150 MiB are needed.`, {
+      hint: "Free some space (smolvm image prune), or choose another folder with SMOLVM_IMAGE_DIR.",
+      cause: error,
+    });
+  }
+  const said = error instanceof Error ? error.message : String(error);
+  return new ImageError("IMAGE_BUILD_FAILED", `The image '${name}' could not be made: ${said}.`, { cause: error });
 }

@@ -6,16 +6,29 @@ import { findSection } from "./elf.js";
 import { unpack } from "./unpack.js";
 
 /** What the guest needs before its root filesystem is there, and what a container-like workload is likely to ask for. */
-export const GUEST_MODULES: readonly string[] = [
+const GUEST_MODULES: readonly string[] = [
   "virtio_pci",
   "virtio_mmio",
   "virtio_console",
   "virtio_blk",
   "virtio_rng",
   "virtio_net",
+  "crc32c_generic",
   "ext4",
-  "crc32c",
   "overlay",
+];
+
+/** What these depend on in the kernels seen so far: only spares a second look into the package. */
+const USUAL_DEPENDENCIES: readonly string[] = [
+  "virtio",
+  "virtio_ring",
+  "virtio_pci_modern_dev",
+  "virtio_pci_legacy_dev",
+  "failover",
+  "net_failover",
+  "jbd2",
+  "mbcache",
+  "crc16",
 ];
 
 /** Without these no machine can be driven, so their absence is an error and not a smaller initrd. */
@@ -24,16 +37,13 @@ const INDISPENSABLE: readonly string[] = ["virtio_console", "virtio_blk", "ext4"
 const MODULE_FILE = /\.ko(\.(xz|zst|gz))?$/;
 const MAX_MODULE = 64 * 1024 * 1024;
 
-export function isModuleFile(path: string): boolean {
-  return MODULE_FILE.test(path);
+/** The name of the module in a file; null if the file is no module. Where file names have hyphens, modules have underscores. */
+export function moduleName(path: string): string | null {
+  return MODULE_FILE.test(path) ? underscored(posix.basename(path).replace(MODULE_FILE, "")) : null;
 }
 
-/** A kernel's modules as its package has them. */
-export interface ModuleFiles {
-  /** Module files by path, compressed or not. */
-  readonly files: ReadonlyMap<string, Buffer>;
-  /** The text of modules.builtin: what the kernel has without a module. */
-  readonly builtin: string;
+function underscored(name: string): string {
+  return name.replaceAll("-", "_");
 }
 
 export interface LoadableModule {
@@ -41,33 +51,69 @@ export interface LoadableModule {
   readonly data: Buffer;
 }
 
-/** Picks the wanted modules and all they depend on, each after what it depends on. What is built in needs no module. */
-export async function selectModules(
-  modules: ModuleFiles,
-  wanted: readonly string[] = GUEST_MODULES,
-): Promise<LoadableModule[]> {
-  const paths = new Map([...modules.files.keys()].map((path) => [moduleName(path), path]));
-  const builtin = new Set(modules.builtin.split("\n").filter(Boolean).map(moduleName));
-  const ordered: LoadableModule[] = [];
-  const state = new Map<string, "underway" | "done">();
-  const visit = async (name: string, needed: boolean): Promise<void> => {
-    if (state.get(name) === "done" || builtin.has(name)) return;
-    if (state.get(name) === "underway")
-      throw new ImageError("IMAGE_INVALID", `The kernel module '${name}' depends on itself.`);
-    const path = paths.get(name);
-    const file = path === undefined ? undefined : modules.files.get(path);
-    if (file === undefined) {
-      if (!needed) return;
-      throw new ImageError("IMAGE_INVALID", `The kernel has no module '${name}', neither as a file nor built in.`);
+/** The names of all modules that are likely to be asked for. */
+export const LIKELY_MODULES: ReadonlySet<string> = new Set([...GUEST_MODULES, ...USUAL_DEPENDENCIES]);
+
+/** A kernel's modules as its package has them. */
+export interface ModulePackage {
+  /** The text of modules.builtin: what the kernel has without a module. */
+  readonly builtin: string;
+  /** By name, the files of those of `LIKELY_MODULES` that the package has, compressed or not. */
+  readonly likely: ReadonlyMap<string, Buffer>;
+  /** The same for any names. */
+  load(names: ReadonlySet<string>): Promise<ReadonlyMap<string, Buffer>>;
+}
+
+/**
+ * Picks what the guest needs and all it depends on, each module after those it depends on. What is built in needs no module.
+ *
+ * Errors: ImageError IMAGE_INVALID for a kernel that lacks what no machine can do without, and for damaged modules.
+ */
+export async function selectModules(source: ModulePackage): Promise<LoadableModule[]> {
+  const names = new Set(LIKELY_MODULES);
+  let files = source.likely;
+  const builtin = new Set(source.builtin.split("\n").map(moduleName));
+  for (;;) {
+    const selection = new Selection(files, builtin);
+    for (const name of GUEST_MODULES) await selection.add(name);
+    const lacking = [...selection.lacking];
+    // A dependency that was not asked for yet is asked for; one that was, and is not there, is missing for good.
+    const needed = lacking.filter((name) => !GUEST_MODULES.includes(name) || INDISPENSABLE.includes(name));
+    const missing = needed.find((name) => names.has(name));
+    if (missing !== undefined) {
+      throw new ImageError("IMAGE_INVALID", `The kernel has no module '${missing}', neither as a file nor built in.`);
     }
-    state.set(name, "underway");
+    if (needed.length === 0) return selection.ordered;
+    for (const name of needed) names.add(name);
+    files = await source.load(names);
+  }
+}
+
+class Selection {
+  readonly ordered: LoadableModule[] = [];
+  /** Wanted, but neither a file nor built in. */
+  readonly lacking = new Set<string>();
+  readonly #files: ReadonlyMap<string, Buffer>;
+  readonly #builtin: ReadonlySet<string | null>;
+  readonly #visited = new Set<string>();
+
+  constructor(files: ReadonlyMap<string, Buffer>, builtin: ReadonlySet<string | null>) {
+    this.#files = files;
+    this.#builtin = builtin;
+  }
+
+  async add(name: string): Promise<void> {
+    if (this.#visited.has(name) || this.#builtin.has(name)) return;
+    this.#visited.add(name); // at once: modules that depend on each other would otherwise never end
+    const file = this.#files.get(name);
+    if (file === undefined) {
+      this.lacking.add(name);
+      return;
+    }
     const data = await unpack(file, `The kernel module '${name}'`, MAX_MODULE);
-    for (const dependency of dependencies(name, data)) await visit(dependency, true);
-    ordered.push({ name, data });
-    state.set(name, "done");
-  };
-  for (const name of wanted) await visit(name, INDISPENSABLE.includes(name));
-  return ordered;
+    for (const dependency of dependencies(name, data)) await this.add(dependency);
+    this.ordered.push({ name, data });
+  }
 }
 
 /** The modules as an initramfs: files below /lib/smolvm/modules, and in modules.order their names in the order of loading. */
@@ -80,11 +126,6 @@ export function moduleInitrd(modules: readonly LoadableModule[]): Buffer {
   return writeCpio(entries);
 }
 
-/** A module's file may have hyphens where its name, and what others call it, has underscores. */
-function moduleName(path: string): string {
-  return posix.basename(path).replace(MODULE_FILE, "").replaceAll("-", "_");
-}
-
 /** What a module says of itself: "key=value" strings in the section .modinfo. */
 function dependencies(name: string, data: Buffer): string[] {
   const information = findSection(data, ".modinfo");
@@ -92,5 +133,5 @@ function dependencies(name: string, data: Buffer): string[] {
     throw new ImageError("IMAGE_INVALID", `The file of the kernel module '${name}' is no module.`);
   const lines = information.toString("latin1").split("\0");
   const depends = lines.find((line) => line.startsWith("depends="))?.slice("depends=".length) ?? "";
-  return depends.split(",").filter(Boolean).map(moduleName);
+  return depends.split(",").filter(Boolean).map(underscored);
 }
