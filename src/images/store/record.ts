@@ -1,3 +1,5 @@
+import { parseJson, readSmallFile } from "./durable.js";
+
 /** The parts that an image is made of. Every image has a kernel and a root filesystem; the initrd is for those that need one. */
 export const ASSET_KINDS = ["kernel", "initrd", "rootfs"] as const;
 export type AssetKind = (typeof ASSET_KINDS)[number];
@@ -36,4 +38,75 @@ export interface ImageRecord {
   readonly origin: ImageOrigin;
   /** ISO 8601, UTC. */
   readonly installedAt: string;
+}
+
+/** The version of image.json that this code writes, and the only one that it reads. */
+const FORMAT = 1;
+const MAX_BYTES = 256 * 1024;
+const ORIGINS: readonly string[] = ["registry", "built", "imported", "adopted"];
+
+export function formatRecord(record: ImageRecord): string {
+  return `${JSON.stringify({ format: FORMAT, ...record }, null, 2)}\n`;
+}
+
+/**
+ * The record of an image, or null if there is none that can be relied on: absent, torn, of another format, or of
+ * another image. Without a record the files beside it are judged as files that another tool put there.
+ */
+export function readRecord(path: string, name: string): ImageRecord | null {
+  return parseRecord(parseJson(readSmallFile(path, MAX_BYTES)), name);
+}
+
+export function parseRecord(value: unknown, name: string): ImageRecord | null {
+  if (!isObject(value) || value["format"] !== FORMAT || value["name"] !== name || !isObject(value["assets"]))
+    return null;
+  const kernel = parseAsset(value["assets"]["kernel"]);
+  const rootfs = parseAsset(value["assets"]["rootfs"]);
+  const initrd = value["assets"]["initrd"] === undefined ? undefined : parseAsset(value["assets"]["initrd"]);
+  const origin = parseOrigin(value["origin"]);
+  const { bootArgs, installedAt } = value;
+  if (kernel === null || rootfs === null || initrd === null || origin === null) return null;
+  if (!isTextOrNull(bootArgs) || typeof installedAt !== "string") return null;
+  return { name, assets: { kernel, rootfs, ...(initrd && { initrd }) }, bootArgs, origin, installedAt };
+}
+
+function parseAsset(value: unknown): AssetRecord | null {
+  if (!isObject(value)) return null;
+  const { contentDigest, size, url, digest } = value;
+  if (!isDigest(contentDigest) || !isSize(size) || !isTextOrNull(url)) return null;
+  if (digest !== null && !isDigest(digest)) return null;
+  return { contentDigest, size, url, digest };
+}
+
+function parseOrigin(value: unknown): ImageOrigin | null {
+  if (!isObject(value)) return null;
+  const { kind, details } = value;
+  if (typeof kind !== "string" || !ORIGINS.includes(kind)) return null;
+  if (details === undefined) return { kind: kind as ImageOrigin["kind"] };
+  if (!isObject(details) || !Object.values(details).every((text) => typeof text === "string")) return null;
+  return { kind: kind as ImageOrigin["kind"], details: details as Record<string, string> };
+}
+
+export function isDigest(value: unknown): value is string {
+  return typeof value === "string" && /^[0-9a-f]{64}$/.test(value);
+}
+
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isSize(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+function isTextOrNull(value: unknown): value is string | null {
+  return value === null || typeof value === "string";
+}
+
+/** The assets that a record has, in the order of `ASSET_KINDS`. */
+export function assetsOf(record: ImageRecord): [AssetKind, AssetRecord][] {
+  return ASSET_KINDS.flatMap((kind) => {
+    const asset = record.assets[kind];
+    return asset === undefined ? [] : [[kind, asset] as [AssetKind, AssetRecord]];
+  });
 }

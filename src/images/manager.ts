@@ -1,0 +1,209 @@
+import { imageDir } from "../host/home.js";
+import { ImageError, ValidationError } from "../errors.js";
+import { BUILTIN_IMAGES } from "./builtin.js";
+import { bringImage } from "./ensure.js";
+import * as inventory from "./inventory.js";
+import { assertImageName } from "./name.js";
+import { progressTo, type ProgressCallback } from "./progress.js";
+import { ImageSource, LocalImage, type ImageSourceFields } from "./source.js";
+import { exportImage, ImageStore, importImage, type PruneReport } from "./store/index.js";
+import { fits, wantedAgain, wantedFrom, type WantedImage } from "./wanted.js";
+
+export interface ImageManagerOptions {
+  /** Where images are kept. Default: `$SMOLVM_IMAGE_DIR`, else `~/.smolvm/images`. */
+  readonly cacheDir?: string | undefined;
+  /** The images that are known by name. Default: `BUILTIN_IMAGES`. */
+  readonly registry?: Readonly<Record<string, ImageSource | ImageSourceFields>> | undefined;
+}
+
+export interface WorkOptions {
+  /** Aborts within 100 ms with the signal's own reason. What can be resumed is kept. */
+  readonly signal?: AbortSignal | undefined;
+  /** Told how far the work is. It can be slow or throw without harm. */
+  readonly onProgress?: ProgressCallback | undefined;
+}
+
+export interface EnsureOptions extends WorkOptions {
+  /** "auto" (default) trusts a file that has not changed since it was verified; "full" reads every byte. */
+  readonly verify?: "auto" | "full" | undefined;
+  /** Use only what is in the cache. Default: false. */
+  readonly offline?: boolean | undefined;
+  /** Accept what a source without a digest serves, even if it served something else before. Default: false. */
+  readonly acceptNew?: boolean | undefined;
+}
+
+/** Has images on this machine: finds, downloads, verifies and keeps them. Any number of managers and processes may share a cache. */
+export class ImageManager {
+  readonly cacheDir: string;
+  readonly #store: ImageStore;
+  readonly #registry: ReadonlyMap<string, ImageSource>;
+
+  constructor(options: ImageManagerOptions = {}) {
+    this.#store = new ImageStore(checkedFolder(options.cacheDir) ?? imageDir());
+    this.cacheDir = this.#store.cacheDir;
+    this.#registry = checkedRegistry(options.registry ?? BUILTIN_IMAGES);
+  }
+
+  /** The names of the registry, sorted. */
+  listAvailable(): string[] {
+    return [...this.#registry.keys()].sort();
+  }
+
+  /** Whether every file of the image is here. It says nothing of their bytes: `ensureImage` does. Unknown names are false. */
+  async isCached(name: string): Promise<boolean> {
+    const wanted = await this.#wanted(name);
+    return wanted !== null && inventory.isWhole(this.#store, wanted);
+  }
+
+  /**
+   * The image, verified: from the cache if it is there and right, else with what is missing or damaged downloaded.
+   * @throws ValidationError for a name that can't be one; ImageError `IMAGE_UNKNOWN`, `IMAGE_DOWNLOAD_FAILED`,
+   * `IMAGE_CHECKSUM_MISMATCH`, `IMAGE_NOT_CACHED` (offline), `IMAGE_NO_SPACE`; HostError if the cache folder can't be used
+   */
+  async ensureImage(name: string, options: EnsureOptions = {}): Promise<LocalImage> {
+    const { verify, offline, acceptNew, signal, onProgress } = checkedOptions(options);
+    const wanted = (await this.#wanted(name)) ?? this.#unknown(name);
+    signal?.throwIfAborted();
+    const report = progressTo(name, onProgress);
+    const cached = await this.#cached(wanted, verify, signal, report);
+    if (cached !== null) return cached;
+    return bringImage(this.#store, wanted, { offline, acceptNew, trustStamps: true, signal, report });
+  }
+
+  /** Every image of the registry and of the cache, by name. */
+  async list(): Promise<inventory.ImageSummary[]> {
+    const names = new Set([...this.#registry.keys(), ...(await this.#store.names())]);
+    return Promise.all([...names].sort().map(async (name) => inventory.summarize(await this.inspect(name))));
+  }
+
+  /** Everything that is known of an image without reading its bytes. */
+  async inspect(name: string): Promise<inventory.ImageDetails> {
+    const wanted = (await this.#wanted(name)) ?? this.#unknown(name);
+    return inventory.describe(this.#store, wanted);
+  }
+
+  /** Reads every byte of an image that is in the cache and holds it against its digest. Repairs nothing: `ensureImage` does. */
+  async verify(name: string, options: WorkOptions = {}): Promise<inventory.VerifyReport> {
+    const wanted = (await this.#wanted(name)) ?? this.#unknown(name);
+    return inventory.verify(this.#store, wanted, options.signal, progressTo(name, options.onProgress));
+  }
+
+  /** Removes an image from the cache. ImageError `IMAGE_IN_USE` while a machine holds it. */
+  async remove(name: string): Promise<{ readonly freedBytes: number }> {
+    if ((await this.#wanted(name)) === null) this.#unknown(name);
+    return this.#store.remove(name);
+  }
+
+  /** Removes from the cache what no image, no machine and no running work uses. `dryRun` only says what that would be. */
+  prune(options: { readonly dryRun?: boolean | undefined } = {}): Promise<PruneReport> {
+    return this.#store.prune({ dryRun: options.dryRun ?? false });
+  }
+
+  /** Writes a cached image to one archive, with every digest in it, after verifying it. */
+  async exportArchive(
+    name: string,
+    path: string,
+    options: WorkOptions = {},
+  ): Promise<{ readonly path: string; readonly bytes: number }> {
+    if ((await this.#wanted(name)) === null) this.#unknown(name);
+    return exportImage(this.#store, name, path, options.signal, progressTo(name, options.onProgress));
+  }
+
+  /** Takes an image from an archive, verified member by member. ImageError `IMAGE_INVALID` for a bad archive: then nothing is left of it. */
+  importArchive(
+    path: string,
+    options: WorkOptions & {
+      /** The image's name here. Default: the one in the archive. */
+      readonly name?: string | undefined;
+      /** Replace an image of that name with other content. Default: false. */
+      readonly force?: boolean | undefined;
+    } = {},
+  ): Promise<LocalImage> {
+    const { name, force = false, signal, onProgress } = options;
+    return importImage(this.#store, path, { name, force, signal, reportTo: (image) => progressTo(image, onProgress) });
+  }
+
+  /** What the cache knows to belong to a cached kernel: null for any other path. */
+  companionsOf(kernelPath: string): Promise<{ readonly initrdPath?: string; readonly bootArgs?: string } | null> {
+    return inventory.companionsOf(this.#store, kernelPath);
+  }
+
+  async #cached(
+    wanted: WantedImage,
+    verify: "auto" | "full",
+    signal: AbortSignal | undefined,
+    report: ReturnType<typeof progressTo>,
+  ): Promise<LocalImage | null> {
+    const record = await this.#store.read(wanted.name);
+    if (record === null || !fits(record, wanted)) return null;
+    const image =
+      (verify === "auto" ? this.#store.openStamped(wanted.name) : null) ??
+      (await this.#store.open(wanted.name, {
+        verify,
+        signal,
+        onBytes: (asset, bytes, total) => report({ asset, phase: "verify", bytes, total }),
+      }));
+    if (!(image instanceof LocalImage)) return null;
+    for (const [asset, { size }] of inventory.assetsOf(record))
+      report({ asset, phase: "done", bytes: size, total: size });
+    return image;
+  }
+
+  /** What an image of that name has to be: the registry's word goes first. Null if nobody knows the name. */
+  async #wanted(name: string): Promise<WantedImage | null> {
+    assertImageName(name);
+    const source = this.#registry.get(name);
+    if (source !== undefined) return wantedFrom(source);
+    const record = await this.#store.read(name);
+    return record === null ? null : wantedAgain(record);
+  }
+
+  #unknown(name: string): never {
+    const available = this.listAvailable();
+    throw new ImageError(
+      "IMAGE_UNKNOWN",
+      `Unknown image: '${name}'. Available images: ${available.join(", ") || "(none)"}`,
+      {
+        hint: "List the images with: smolvm image ls",
+        details: { name, available },
+      },
+    );
+  }
+}
+
+function checkedFolder(cacheDir: unknown): string | undefined {
+  if (cacheDir === undefined) return undefined;
+  if (typeof cacheDir === "string" && cacheDir !== "" && !cacheDir.includes("\0")) return cacheDir;
+  throw new ValidationError(`cacheDir is ${JSON.stringify(cacheDir)}; allowed is the path of a folder`, {
+    details: { field: "cacheDir", value: cacheDir },
+  });
+}
+
+function checkedRegistry(registry: Readonly<Record<string, unknown>>): ReadonlyMap<string, ImageSource> {
+  if (typeof registry !== "object" || registry === null) {
+    throw new ValidationError("registry must be an object that maps names to images");
+  }
+  return new Map(
+    Object.entries(registry).map(([name, image]) => {
+      assertImageName(name);
+      const source = image instanceof ImageSource ? image : new ImageSource(image as ImageSourceFields);
+      if (source.name === name) return [name, source];
+      throw new ValidationError(
+        `registry has image '${source.name}' under the key '${name}'; the two must be the same`,
+      );
+    }),
+  );
+}
+
+function checkedOptions(options: EnsureOptions) {
+  const { verify = "auto", offline = false, acceptNew = false, signal, onProgress } = options;
+  if (verify !== "auto" && verify !== "full") {
+    throw new ValidationError(`verify is ${JSON.stringify(verify)}; allowed is "auto" or "full"`, {
+      details: { field: "verify", value: verify },
+    });
+  }
+  if (onProgress !== undefined && typeof onProgress !== "function") {
+    throw new ValidationError("onProgress must be a function", { details: { field: "onProgress" } });
+  }
+  return { verify, offline, acceptNew, signal, onProgress };
+}

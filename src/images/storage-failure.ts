@@ -1,0 +1,65 @@
+import { statfsSync } from "node:fs";
+
+import { HostError, ImageError, SmolVMError } from "../errors.js";
+
+/** Whether `error` is the operating system's, and if codes are given, one of those. */
+export function isErrno(error: unknown): error is NodeJS.ErrnoException;
+export function isErrno(error: unknown, ...codes: readonly string[]): boolean;
+export function isErrno(error: unknown, ...codes: readonly string[]): boolean {
+  if (!(error instanceof Error) || typeof (error as NodeJS.ErrnoException).errno !== "number") return false;
+  return codes.length === 0 || codes.includes((error as NodeJS.ErrnoException).code ?? "");
+}
+
+/** What a file system answers when something may not be written there. */
+export const NOT_WRITABLE = ["EROFS", "EACCES", "EPERM"] as const;
+
+/**
+ * Turns what the operating system said about the cache into the error for the caller. Errors of the library and the
+ * caller's own abort reason pass through as they are.
+ */
+export function storageFailure(error: unknown, cacheDir: string): unknown {
+  if (error instanceof SmolVMError || !isErrno(error)) return error;
+  if (isErrno(error, "ENOSPC", "EDQUOT")) return noSpace(cacheDir, undefined, error);
+  const permission = isErrno(error, ...NOT_WRITABLE);
+  return new HostError(
+    permission ? "HOST_PERMISSION" : "HOST_IO",
+    `The image cache '${cacheDir}' can't be used: ${error.message}.`,
+    {
+      hint: permission
+        ? "Make the folder readable and writable for this user, or choose another one with SMOLVM_IMAGE_DIR."
+        : "Check that the path is a folder on a working disk, or choose another one with SMOLVM_IMAGE_DIR.",
+      details: { cacheDir, errno: error.code, path: error.path },
+      cause: error,
+    },
+  );
+}
+
+/** Throws before a write of that size is begun in vain. */
+export function assertSpace(cacheDir: string, neededBytes: number): void {
+  const freeBytes = freeSpace(cacheDir);
+  if (freeBytes !== null && freeBytes < neededBytes) throw noSpace(cacheDir, neededBytes, undefined);
+}
+
+function noSpace(cacheDir: string, neededBytes: number | undefined, cause: unknown): ImageError {
+  const freeBytes = freeSpace(cacheDir);
+  const needed = neededBytes === undefined ? "" : `${mebibytes(neededBytes)} needed, `;
+  const free = freeBytes === null ? "free space unknown" : `${mebibytes(freeBytes)} free`;
+  return new ImageError("IMAGE_NO_SPACE", `No space left in the image cache '${cacheDir}': ${needed}${free}.`, {
+    hint: "Free some space (smolvm image prune), or choose another folder with SMOLVM_IMAGE_DIR.",
+    details: { cacheDir, neededBytes: neededBytes ?? null, freeBytes },
+    cause,
+  });
+}
+
+function freeSpace(folder: string): number | null {
+  try {
+    const { bavail, bsize } = statfsSync(folder);
+    return bavail * bsize;
+  } catch {
+    return null; // only makes the message poorer, and the failure that is being reported matters more
+  }
+}
+
+function mebibytes(bytes: number): string {
+  return `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+}

@@ -1,0 +1,161 @@
+import { chmodSync, linkSync, lstatSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+
+import { isErrno } from "../storage-failure.js";
+import { parseJson, readSmallFile, replaceFile, syncFile, syncFolder, unique } from "./durable.js";
+import { hashFile, type HashOptions } from "./hash.js";
+import type { Layout } from "./layout.js";
+import type { Extents } from "./record.js";
+import { copySparse } from "./sparse.js";
+import { statOrNull, type Stamps } from "./stamps.js";
+
+/** A blob's extents are read only when a copy is made; beyond this size the scan for zeros does as well. */
+const MAX_EXTENTS_BYTES = 16 * 1024 * 1024;
+
+/** What a look at a file's bytes found. */
+export interface Finding {
+  /** SHA-256 of the bytes, or null if there is no regular file, or one that changes while it is read. */
+  readonly actual: string | null;
+  /** Whether the bytes were read for this, rather than vouched for by a stamp. */
+  readonly read: boolean;
+  readonly verifiedAt: string | null;
+}
+
+/** Immutable content under the name of its SHA-256. */
+export class Blobs {
+  readonly #layout: Layout;
+  readonly #stamps: Stamps;
+
+  constructor(layout: Layout, stamps: Stamps) {
+    this.#layout = layout;
+    this.#stamps = stamps;
+  }
+
+  /** Whether the file's bytes hash to `digest`: by its stamp if `trustStamps` and there is a valid one, else by reading them. */
+  async examine(
+    path: string,
+    digest: string,
+    options: HashOptions & { readonly trustStamps: boolean },
+  ): Promise<Finding> {
+    const stat = statOrNull(path);
+    if (stat === null) return { actual: null, read: false, verifiedAt: null };
+    if (options.trustStamps) {
+      const stamp = this.#stamps.trusted(digest, stat);
+      if (stamp !== null) return { actual: digest, read: false, verifiedAt: stamp.verifiedAt };
+    }
+    return this.read(path, options);
+  }
+
+  /** Hashes a file and stamps it with what was found. */
+  async read(path: string, options: HashOptions = {}): Promise<Finding> {
+    const stat = statOrNull(path);
+    if (stat === null) return { actual: null, read: false, verifiedAt: null };
+    // Before the bytes are read: a write while or after they are is then visible in ctime.
+    const settled = await this.#stamps.settle(stat);
+    const hashed = await hashFile(path, options);
+    if (hashed === null) return { actual: null, read: true, verifiedAt: null };
+    const verifiedAt = new Date().toISOString();
+    if (settled && hashed.stat.ctimeNs === stat.ctimeNs) this.#stamps.record(hashed.digest, hashed.stat, verifiedAt);
+    return { actual: hashed.digest, read: true, verifiedAt };
+  }
+
+  /** The blob's path if its bytes are right. A blob that is damaged is put out of the way. */
+  async sound(digest: string, options: HashOptions & { readonly trustStamps: boolean }): Promise<string | null> {
+    const path = this.#layout.blob(digest);
+    const { actual } = await this.examine(path, digest, options);
+    if (actual === digest) return path;
+    this.setAside(path, digest.slice(0, 16));
+    return null;
+  }
+
+  /**
+   * Makes a file whose bytes are known to hash to `digest` the blob of that name; `path` is gone afterwards. A blob that is
+   * there already and has a valid stamp stays, so that the images that are links to it go on sharing it.
+   */
+  async publish(path: string, digest: string, extents?: Extents): Promise<void> {
+    const blob = this.#layout.blob(digest);
+    const present = statOrNull(blob);
+    if (present !== null && this.#stamps.trusted(digest, present) !== null) {
+      rmSync(path, { force: true });
+      return;
+    }
+    this.#clear(blob);
+    mkdirSync(this.#layout.blobs, { recursive: true });
+    chmodSync(path, 0o444);
+    syncFile(path);
+    renameSync(path, blob);
+    syncFolder(this.#layout.blobs);
+    const stat = statOrNull(blob);
+    if (stat !== null && (await this.#stamps.settle(stat))) this.#stamps.record(digest, stat, new Date().toISOString());
+    if (extents !== undefined) this.#recordExtents(digest, extents);
+  }
+
+  /** Makes an image's file, whose bytes were examined, the blob of its digest as well. */
+  async publishLink(path: string, digest: string): Promise<void> {
+    const blob = this.#layout.blob(digest);
+    mkdirSync(this.#layout.blobs, { recursive: true });
+    const restamp = this.#stamps.carry([{ digest, path }]);
+    chmodSync(path, 0o444);
+    syncFile(path);
+    await this.link(path, blob, digest);
+    syncFolder(this.#layout.blobs);
+    await restamp();
+  }
+
+  /**
+   * Gives content a further name: a hard link, else a reflink, else a sparse copy. `to` must not exist. A copy is another
+   * file: it is read once before it is relied on.
+   */
+  async link(from: string, to: string, digest: string, signal?: AbortSignal): Promise<void> {
+    try {
+      linkSync(from, to);
+    } catch (error) {
+      // No hard links here, or no more of them for this file.
+      if (!isErrno(error, "EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK", "EXDEV")) throw error;
+      await copySparse(from, to, { extents: this.extentsOf(digest), signal });
+      chmodSync(to, 0o444);
+      syncFile(to);
+    }
+  }
+
+  /** Moves what is in the way, and is not what its name says, to where nothing reads. */
+  setAside(path: string, label: string): void {
+    const stat = lstatSync(path, { throwIfNoEntry: false });
+    if (stat === undefined) return;
+    mkdirSync(this.#layout.damaged, { recursive: true });
+    const when = new Date().toISOString().replaceAll(":", "");
+    renameSync(path, join(this.#layout.damaged, `${label}-${when}-${unique()}`));
+  }
+
+  extentsOf(digest: string): Extents | undefined {
+    const value = parseJson(readSmallFile(this.#extentsPath(digest), MAX_EXTENTS_BYTES));
+    return isExtents(value) ? value : undefined;
+  }
+
+  #recordExtents(digest: string, extents: Extents): void {
+    replaceFile(this.#extentsPath(digest), JSON.stringify(extents), { durable: false });
+  }
+
+  #extentsPath(digest: string): string {
+    return join(this.#layout.extents, `${digest}.json`);
+  }
+
+  /** A folder can't be replaced by a rename. */
+  #clear(blob: string): void {
+    const stat = lstatSync(blob, { throwIfNoEntry: false });
+    if (stat !== undefined && !stat.isFile()) this.setAside(blob, "blob");
+  }
+}
+
+function isExtents(value: unknown): value is Extents {
+  if (!Array.isArray(value)) return false;
+  let previous = 0;
+  return value.every((run: unknown) => {
+    if (!Array.isArray(run) || run.length !== 2) return false;
+    const [start, end] = run as [unknown, unknown];
+    if (!Number.isSafeInteger(start) || !Number.isSafeInteger(end)) return false;
+    const ascending = (start as number) >= previous && (end as number) > (start as number);
+    previous = end as number;
+    return ascending;
+  });
+}

@@ -1,0 +1,86 @@
+import { randomBytes } from "node:crypto";
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname } from "node:path";
+
+import { isErrno } from "../storage-failure.js";
+
+/** A name that no other process and no other call chooses. */
+export function unique(): string {
+  return randomBytes(8).toString("hex");
+}
+
+/** Makes names in a folder outlive a power cut. */
+export function syncFolder(folder: string): void {
+  const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    fsyncSync(fd);
+  } catch (error) {
+    // Some file systems (network and FUSE ones) have no fsync for folders: then there is nothing that could be done.
+    if (!isErrno(error, "EINVAL", "ENOTSUP")) throw error;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+export function syncFile(path: string): void {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Writes a small file so that a reader sees the old one or the whole new one. */
+export function replaceFile(path: string, text: string, options: { readonly durable: boolean }): void {
+  const folder = dirname(path);
+  mkdirSync(folder, { recursive: true });
+  const staged = `${path}.${unique()}.tmp`;
+  try {
+    writeFileSync(staged, text, { flag: "wx", flush: options.durable });
+    renameSync(staged, path);
+  } catch (error) {
+    rmSync(staged, { force: true });
+    throw error;
+  }
+  if (options.durable) syncFolder(folder);
+}
+
+/** A small regular file's text; null if there is none, if it is something else than a file, or if it is larger than `maxBytes`. */
+export function readSmallFile(path: string, maxBytes: number): string | null {
+  let fd: number;
+  try {
+    // O_NONBLOCK: opening a pipe that someone put there must not wait for its other end.
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch (error) {
+    if (isErrno(error, "ENOENT", "ENOTDIR", "ELOOP", "ENXIO")) return null;
+    throw error;
+  }
+  try {
+    const stat = fstatSync(fd);
+    return stat.isFile() && stat.size <= maxBytes ? readFileSync(fd, "utf8") : null;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Parses what `readSmallFile` gave; null for what is not JSON. */
+export function parseJson(text: string | null): unknown {
+  if (text === null) return null;
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null; // torn or foreign: all the same as not there, and the caller can do without
+  }
+}

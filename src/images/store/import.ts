@@ -1,0 +1,143 @@
+import { constants } from "node:fs";
+import { open, rm } from "node:fs/promises";
+
+import { ImageError, ValidationError } from "../../errors.js";
+import { assertImageName } from "../name.js";
+import type { ProgressReport } from "../progress.js";
+import type { LocalImage } from "../source.js";
+import { assertSpace, isErrno } from "../storage-failure.js";
+import { ArchiveReader, type ArchiveMember } from "./archive-reader.js";
+import type { Installation } from "./installation.js";
+import { MANIFEST_FILE, MAX_MANIFEST_BYTES, membersOf, parseManifest } from "./manifest.js";
+import { assetsOf, type AssetKind, type AssetRecord, type ImageRecord } from "./record.js";
+import type { ImageStore } from "./store.js";
+
+export interface ImportOptions {
+  readonly name: string | undefined;
+  readonly force: boolean;
+  readonly signal: AbortSignal | undefined;
+  readonly reportTo: (image: string) => ProgressReport;
+}
+
+/**
+ * Takes an image from an archive. The archive is not trusted: only the members that its manifest names are taken, each once, as plain
+ * files under names of our own, each held against its size and its SHA-256 before the image is made visible.
+ */
+export async function importImage(store: ImageStore, path: string, options: ImportOptions): Promise<LocalImage> {
+  const { signal } = options;
+  signal?.throwIfAborted();
+  const file = await openArchive(path);
+  try {
+    const reader = new ArchiveReader(file, path, signal);
+    const archived = await readManifest(reader);
+    const name = options.name ?? archived.name;
+    assertImageName(name);
+    const installed = await store.read(name);
+    if (installed !== null && !sameContent(installed, archived) && !options.force) throw taken(name);
+    const report = options.reportTo(name);
+    return await store.installing(name, async (installation) => {
+      const assets = await takeMembers(store, installation, reader, archived, report, signal);
+      await installation.commit(
+        name,
+        { assets, bootArgs: archived.bootArgs, origin: { kind: "imported", details: { from: archived.origin.kind } } },
+        signal,
+      );
+    });
+  } finally {
+    await file.close();
+  }
+}
+
+async function openArchive(path: string) {
+  try {
+    const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    if ((await file.stat()).isFile()) return file;
+    await file.close();
+  } catch (error) {
+    if (!isErrno(error)) throw error;
+    throw new ValidationError(`The archive '${path}' can't be read: ${error.message}.`, {
+      details: { path },
+      cause: error,
+    });
+  }
+  throw new ValidationError(`The archive '${path}' is not a regular file.`, { details: { path } });
+}
+
+async function readManifest(reader: ArchiveReader): Promise<ImageRecord> {
+  const member = await reader.next();
+  if (member?.name !== MANIFEST_FILE || member.sparse || member.size > MAX_MANIFEST_BYTES) {
+    throw reader.invalid(`it does not begin with ${MANIFEST_FILE}`);
+  }
+  const record = parseManifest((await reader.content(member)).toString("utf8"));
+  return typeof record === "string" ? reader.refuse(record) : record;
+}
+
+async function takeMembers(
+  store: ImageStore,
+  installation: Installation,
+  reader: ArchiveReader,
+  archived: ImageRecord,
+  report: ProgressReport,
+  signal: AbortSignal | undefined,
+): Promise<Partial<Record<AssetKind, AssetRecord>>> {
+  const expected = membersOf(archived);
+  const taken: Partial<Record<AssetKind, AssetRecord>> = {};
+  for (let member; (member = await reader.next()) !== null;) {
+    const wanted = expected.get(member.name);
+    if (wanted === undefined) throw reader.invalid(`it has a member '${member.name}' that its manifest does not name`);
+    const { kind, asset } = wanted;
+    if (taken[kind] !== undefined) throw reader.invalid(`it has the member '${member.name}' twice`);
+    if (member.size !== asset.size) {
+      throw reader.invalid(`'${member.name}' has ${member.size} bytes, and its manifest says ${asset.size}`);
+    }
+    const path = await store.temporaryFile(member.name);
+    try {
+      await extract(store, reader, member, path);
+      const actual = await store.digestOf(path, {
+        signal,
+        onBytes: (bytes, total) => report({ asset: kind, phase: "verify", bytes, total }),
+      });
+      if (actual !== asset.contentDigest) throw mismatch(reader, member, asset.contentDigest, actual);
+      await installation.publish(path, actual, member.extents);
+    } finally {
+      await rm(path, { force: true });
+    }
+    taken[kind] = asset;
+    report({ asset: kind, phase: "done", bytes: asset.size, total: asset.size });
+  }
+  for (const [kind] of assetsOf(archived)) if (taken[kind] === undefined) throw reader.invalid(`it lacks the ${kind}`);
+  return taken;
+}
+
+async function extract(store: ImageStore, reader: ArchiveReader, member: ArchiveMember, path: string): Promise<void> {
+  assertSpace(store.cacheDir, member.storedBytes);
+  const target = await open(path, "wx", 0o644);
+  try {
+    await reader.extractTo(member, target);
+  } finally {
+    await target.close();
+  }
+}
+
+function sameContent(a: ImageRecord, b: ImageRecord): boolean {
+  const digests = (record: ImageRecord) =>
+    assetsOf(record)
+      .map(([kind, { contentDigest }]) => `${kind} ${contentDigest}`)
+      .join();
+  return digests(a) === digests(b);
+}
+
+function taken(name: string): ImageError {
+  return new ImageError("IMAGE_INVALID", `An image '${name}' with other content is in the cache already.`, {
+    hint: "Import it under another name (--name), or replace the one that is there (--force).",
+    details: { name },
+  });
+}
+
+function mismatch(reader: ArchiveReader, member: ArchiveMember, expected: string, actual: string | null): ImageError {
+  return new ImageError(
+    "IMAGE_CHECKSUM_MISMATCH",
+    `SHA-256 mismatch for '${member.name}' in '${reader.path}'\n  expected: ${expected}\n  actual:   ${actual ?? "(not readable)"}`,
+    { details: { path: reader.path, member: member.name, expected, actual } },
+  );
+}

@@ -1,0 +1,109 @@
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+
+import type { AssetKind, AssetRecord, Extents, ImageOrigin, ImageRecord } from "./record.js";
+import { commitImage, type Rooms } from "./commit.js";
+import type { Leases } from "./leases.js";
+import { acquireLock } from "./locks.js";
+import { statOrNull } from "./stamps.js";
+
+/** The assets of an image, by kind. */
+export type AssetRecords = { readonly [kind in AssetKind]?: AssetRecord };
+
+/**
+ * The work of putting one image into the cache, step by step as its assets arrive. What it has published or taken up is
+ * leased until `end`, so that a prune between two steps leaves it alone.
+ */
+export class Installation {
+  readonly #rooms: Rooms;
+  readonly #leases: Leases;
+  readonly #releases: (() => void)[] = [];
+
+  constructor(rooms: Rooms, leases: Leases) {
+    this.#rooms = rooms;
+    this.#leases = leases;
+  }
+
+  /** Makes a finished file the blob of its digest; `path` is gone afterwards. */
+  async publish(path: string, digest: string, extents?: Extents): Promise<void> {
+    await this.#locked(async () => {
+      await this.#rooms.blobs.publish(path, digest, extents);
+      this.#lease(digest);
+    });
+  }
+
+  /** Takes up a blob that was found to be sound. False if it has gone since. */
+  async takeUp(digest: string): Promise<boolean> {
+    return this.#locked(() => {
+      const there = statOrNull(this.#rooms.layout.blob(digest)) !== null;
+      if (there) this.#lease(digest);
+      return Promise.resolve(there);
+    });
+  }
+
+  /** Makes the file in an image's folder, whose bytes were found to hash to `digest`, a blob too. */
+  async adopt(path: string, digest: string): Promise<void> {
+    await this.#locked(async () => {
+      const { blobs, layout } = this.#rooms;
+      if (statOrNull(layout.blob(digest)) === null) {
+        blobs.setAside(layout.blob(digest), "blob");
+        await blobs.publishLink(path, digest);
+      }
+      this.#lease(digest);
+    });
+  }
+
+  /** Moves a file that failed verification out of its image's folder, and its blob with it if that is the same file. */
+  async setAside(name: string, kind: AssetKind, digest: string | null): Promise<void> {
+    await this.#locked(() => {
+      const { blobs, layout } = this.#rooms;
+      const path = layout.asset(name, kind);
+      const file = statOrNull(path);
+      const blob = digest === null ? null : statOrNull(layout.blob(digest));
+      if (digest !== null && file !== null && blob?.ino === file.ino) rmSync(layout.blob(digest));
+      blobs.setAside(path, `${name}-${kind}`);
+      return Promise.resolve();
+    });
+  }
+
+  async commit(
+    name: string,
+    image: { readonly assets: AssetRecords; readonly bootArgs: string | null; readonly origin: ImageOrigin },
+    signal?: AbortSignal,
+  ): Promise<ImageRecord> {
+    const { kernel, rootfs, initrd } = image.assets;
+    if (kernel === undefined || rootfs === undefined)
+      throw new TypeError(`image '${name}' lacks its kernel or its rootfs`);
+    const record: ImageRecord = {
+      name,
+      assets: { kernel, rootfs, ...(initrd && { initrd }) },
+      bootArgs: image.bootArgs,
+      origin: image.origin,
+      installedAt: new Date().toISOString(),
+    };
+    await this.#locked(() => commitImage(this.#rooms, record, signal));
+    return record;
+  }
+
+  end(): void {
+    for (const release of this.#releases.splice(0)) release();
+  }
+
+  #lease(digest: string): void {
+    this.#releases.push(this.#leases.take([digest], { vmId: null, folder: null, images: [] }));
+  }
+
+  #locked<T>(work: () => Promise<T>): Promise<T> {
+    return underCommitLock(this.#rooms, work);
+  }
+}
+
+/** Runs a short change of names alone in this cache. It is not aborted in the middle: it takes milliseconds. */
+export async function underCommitLock<T>({ layout }: Rooms, work: () => Promise<T>): Promise<T> {
+  const lock = await acquireLock(join(layout.locks, "commit"));
+  try {
+    return await work();
+  } finally {
+    lock.release();
+  }
+}

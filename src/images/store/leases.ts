@@ -1,0 +1,104 @@
+import { existsSync, lstatSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+
+import { ImageError } from "../../errors.js";
+import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
+import { isErrno } from "../storage-failure.js";
+import { parseJson, replaceFile, unique } from "./durable.js";
+import type { Layout } from "./layout.js";
+import { isDigest, isObject } from "./record.js";
+
+/** Who uses content: a machine for as long as its folder exists, or a piece of work for as long as its process lives. */
+export interface LeaseHolder {
+  readonly vmId: string | null;
+  /** The lease lasts while this exists, whatever becomes of the process that took it. */
+  readonly folder: string | null;
+  /** The images whose files it uses. */
+  readonly images: readonly string[];
+}
+
+export interface LeaseRecord extends LeaseHolder {
+  readonly process: ProcessIdentity | null;
+  readonly digests: readonly string[];
+}
+
+/** How long a lease counts whose process runs on another host or in another container and whose machine can't be seen from here. */
+const UNKNOWN_LASTS_MS = 24 * 60 * 60 * 1000;
+
+/** Keeps blobs from being removed. Written under the commit lock, which prune holds too. */
+export class Leases {
+  readonly #layout: Layout;
+
+  constructor(layout: Layout) {
+    this.#layout = layout;
+  }
+
+  /** Takes a lease and gives what ends it. */
+  take(digests: readonly string[], holder: LeaseHolder): () => void {
+    const path = join(this.#layout.leases, `${unique()}.json`);
+    const lease: LeaseRecord = { ...holder, process: processIdentity(), digests };
+    replaceFile(path, JSON.stringify(lease), { durable: false });
+    return () => rmSync(path, { force: true });
+  }
+
+  /**
+   * The leases that hold, and the files of those that don't. Throws an IMAGE_INVALID for a lease that can't be read: what it
+   * holds is unknown, and nothing may be removed on a guess.
+   */
+  survey(): { readonly live: readonly LeaseRecord[]; readonly stale: readonly string[] } {
+    const live: LeaseRecord[] = [];
+    const stale: string[] = [];
+    for (const path of this.#files()) {
+      const text = readOrNull(path);
+      if (text === null) continue; // released just now
+      const lease = parseLease(parseJson(text));
+      if (lease === null) {
+        throw new ImageError("IMAGE_INVALID", `The lease '${path}' can't be read, so what it holds is unknown.`, {
+          hint: "Delete the file if no machine uses an image of this cache.",
+          details: { path },
+        });
+      }
+      if (holds(lease, path)) live.push(lease);
+      else stale.push(path);
+    }
+    return { live, stale };
+  }
+
+  #files(): string[] {
+    try {
+      return readdirSync(this.#layout.leases)
+        .filter((name) => name.endsWith(".json"))
+        .map((name) => join(this.#layout.leases, name));
+    } catch (error) {
+      if (isErrno(error, "ENOENT")) return [];
+      throw error;
+    }
+  }
+}
+
+function holds(lease: LeaseRecord, path: string): boolean {
+  if (lease.folder !== null && existsSync(lease.folder)) return true;
+  const verdict = lease.process === null ? "dead" : liveness(lease.process);
+  if (verdict !== "unknown") return verdict === "alive";
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  return stat !== undefined && Date.now() - stat.mtimeMs < UNKNOWN_LASTS_MS;
+}
+
+function readOrNull(path: string): string | null {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if (isErrno(error, "ENOENT")) return null;
+    throw error;
+  }
+}
+
+function parseLease(value: unknown): LeaseRecord | null {
+  if (!isObject(value)) return null;
+  const { vmId, folder, images, process, digests } = value;
+  const named = (text: unknown): text is string | null => text === null || typeof text === "string";
+  if (!named(vmId) || !named(folder) || !Array.isArray(digests) || !digests.every(isDigest)) return null;
+  if (!Array.isArray(images) || !images.every((name) => typeof name === "string")) return null;
+  if (process !== null && !(isObject(process) && isObject(process["scope"]))) return null;
+  return { vmId, folder, images, process: process as ProcessIdentity | null, digests };
+}

@@ -1,0 +1,178 @@
+import {
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  rmdirSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, dirname, join } from "node:path";
+
+import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
+import { isErrno } from "../storage-failure.js";
+import { parseJson, unique } from "./durable.js";
+import { isObject } from "./record.js";
+
+export interface Lock {
+  /** Aborted if the lock was lost: this process was held up for so long that others took it for dead. */
+  readonly lost: AbortSignal;
+  release(): void;
+}
+
+const HEARTBEAT_MS = 3_000;
+/** Without a heartbeat for so long, the holder is taken for dead if it can't be looked at: it runs on another host or in another container. */
+const STALE_MS = 30_000;
+const FIRST_POLL_MS = 5;
+const LAST_POLL_MS = 200;
+
+/** Those of this process who wait for a lock, woken when one of this process lets go of it. */
+const waiters = new Map<string, Set<() => void>>();
+
+/**
+ * Takes the lock that the folder stands for, waiting for as long as others have it.
+ *
+ * Whoever wants the lock announces itself by a file of its own in the folder, then looks who else is there: it has the
+ * lock if it sees only itself. Of two that announce themselves at once, the one that looks later sees the other, so never do both
+ * have it; the one whose name sorts first stays and looks again, the other withdraws. What a dead process left is
+ * removed by its own unique name, so that breaking a stale lock can't hit a fresh one.
+ */
+export async function acquireLock(folder: string, signal?: AbortSignal): Promise<Lock> {
+  let poll = FIRST_POLL_MS;
+  for (;;) {
+    signal?.throwIfAborted();
+    if (othersIn(folder, null).length === 0) {
+      const own = announce(folder);
+      try {
+        for (;;) {
+          const others = othersIn(folder, own);
+          if (others.length === 0) return hold(folder, own);
+          if (others.some((other) => other < own)) break;
+          await turn(folder, poll, signal);
+        }
+      } catch (error) {
+        withdraw(folder, own);
+        throw error;
+      }
+      withdraw(folder, own);
+    }
+    // Half of the pause by chance: processes that started together should not look together for ever.
+    await turn(folder, poll * (0.5 + Math.random() / 2), signal);
+    poll = Math.min(poll * 1.5, LAST_POLL_MS);
+  }
+}
+
+/** Whether a process that lives holds or wants the lock. */
+export function isLocked(folder: string): boolean {
+  return othersIn(folder, null).length > 0;
+}
+
+function announce(folder: string): string {
+  const own = unique();
+  const identity = JSON.stringify(processIdentity());
+  const staged = join(dirname(folder), `${basename(folder)}.${own}.tmp`);
+  for (;;) {
+    mkdirSync(folder, { recursive: true });
+    try {
+      // Written elsewhere and renamed: nobody ever sees an announcement that does not say whose it is.
+      writeFileSync(staged, identity, { flag: "wx" });
+      renameSync(staged, join(folder, own));
+      return own;
+    } catch (error) {
+      rmSync(staged, { force: true });
+      // The last one to leave removes the folder.
+      if (!isErrno(error, "ENOENT")) throw error;
+    }
+  }
+}
+
+/** The announcements of others that live. What the dead left is cleared away. */
+function othersIn(folder: string, own: string | null): string[] {
+  return entries(folder).filter((name) => name !== own && isLive(join(folder, name)));
+}
+
+function entries(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch (error) {
+    if (isErrno(error, "ENOENT")) return [];
+    throw error;
+  }
+}
+
+function isLive(path: string): boolean {
+  try {
+    const verdict = liveness(identityIn(path));
+    if (verdict === "alive") return true;
+    // Times are compared with this host's clock: a difference of half a minute between hosts would break a lock early,
+    // which costs a second download and nothing else.
+    if (verdict === "unknown" && Date.now() - lstatSync(path).mtimeMs < STALE_MS) return true;
+    rmSync(path, { force: true });
+    return false;
+  } catch (error) {
+    if (isErrno(error, "ENOENT")) return false; // withdrawn just now
+    throw error;
+  }
+}
+
+/** An announcement that can't be read belongs to a process that can't be looked at. */
+function identityIn(path: string): ProcessIdentity {
+  const identity = parseJson(readFileSync(path, "utf8"));
+  if (isObject(identity) && typeof identity["pid"] === "number" && isObject(identity["scope"])) {
+    return identity as unknown as ProcessIdentity;
+  }
+  return { pid: 0, started: "", scope: { host: "", boot: "", namespace: "" } };
+}
+
+function hold(folder: string, own: string): Lock {
+  const lost = new AbortController();
+  const path = join(folder, own);
+  const heartbeat = setInterval(() => {
+    try {
+      const now = new Date();
+      utimesSync(path, now, now);
+    } catch (error) {
+      if (isErrno(error, "ENOENT")) lost.abort(new Error(`the lock ${folder} was lost`));
+      // Any other failure to beat ends with others taking the lock over, and then with ENOENT here.
+    }
+  }, HEARTBEAT_MS);
+  heartbeat.unref();
+  return {
+    lost: lost.signal,
+    release() {
+      clearInterval(heartbeat);
+      withdraw(folder, own);
+    },
+  };
+}
+
+function withdraw(folder: string, own: string): void {
+  rmSync(join(folder, own), { force: true });
+  try {
+    rmdirSync(folder);
+  } catch {
+    // Someone else is in it, or has removed it already. An empty folder left behind says nothing and is in nobody's way.
+  }
+  for (const wake of waiters.get(folder) ?? []) wake();
+}
+
+/** Waits until it is worth looking again. */
+async function turn(folder: string, milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  const waiting = waiters.get(folder) ?? new Set();
+  waiters.set(folder, waiting);
+  await new Promise<void>((resolve, reject) => {
+    const done = (): void => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", done);
+      waiting.delete(done);
+      if (waiting.size === 0) waiters.delete(folder);
+      if (signal?.aborted) reject(signal.reason as Error);
+      else resolve();
+    };
+    const timer = setTimeout(done, milliseconds);
+    signal?.addEventListener("abort", done, { once: true });
+    waiting.add(done);
+  });
+}

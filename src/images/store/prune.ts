@@ -1,0 +1,138 @@
+import { lstatSync, readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+
+import { isErrno } from "../storage-failure.js";
+import type { Rooms } from "./commit.js";
+import type { Leases } from "./leases.js";
+import { isLocked } from "./locks.js";
+import { assetsOf, isDigest, readRecord } from "./record.js";
+import { isAbandoned } from "./temporary.js";
+
+export type PrunedKind = "blob" | "partial" | "lock" | "lease" | "temporary" | "damaged";
+
+export interface Pruned {
+  readonly what: PrunedKind;
+  readonly path: string;
+  /** Disk space in bytes that its removal frees: 0 for one of several links to a file. */
+  readonly allocatedBytes: number;
+}
+
+export interface PruneReport {
+  readonly dryRun: boolean;
+  readonly removed: readonly Pruned[];
+  readonly freedBytes: number;
+}
+
+/** A download that nobody works on is kept this long to be resumed. */
+const PARTIAL_KEPT_MS = 24 * 60 * 60 * 1000;
+/** Half-written small files that a killed process left are cleared after this. */
+const SCRAP_KEPT_MS = 60 * 60 * 1000;
+
+/**
+ * Removes what no image, no machine and no running work uses. The caller holds the commit lock: nobody publishes, commits or
+ * takes a lease meanwhile. Fails before removing anything if a lease can't be read.
+ */
+export function prune(rooms: Rooms, leases: Leases, dryRun: boolean): PruneReport {
+  const survey = leases.survey();
+  const held = new Set(survey.live.flatMap((lease) => lease.digests));
+  const removed = [
+    ...unusedBlobs(rooms, held),
+    ...stalePartials(rooms),
+    ...survey.stale.map((path) => item("lease", path)),
+    ...deadLocks(rooms),
+    ...leftovers(rooms),
+    ...children(rooms.layout.damaged).map((path) => item("damaged", path)),
+  ];
+  if (!dryRun) {
+    for (const { path } of removed) rmSync(path, { recursive: true, force: true });
+    clearSideFiles(rooms);
+  }
+  return { dryRun, removed, freedBytes: removed.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0) };
+}
+
+/** The names of the folders that can be images. */
+export function imageNames(root: string): string[] {
+  return entries(root)
+    .filter((entry) => entry.isDirectory() && !entry.name.startsWith("."))
+    .map((entry) => entry.name)
+    .sort();
+}
+
+/** The blobs of `candidates` (all, if not given) that no image consists of and that are not held. */
+export function unusedBlobs({ layout }: Rooms, held: ReadonlySet<string>, candidates?: readonly string[]): Pruned[] {
+  const used = new Set(held);
+  for (const name of imageNames(layout.root)) {
+    const record = readRecord(join(layout.root, name, "image.json"), name);
+    if (record !== null) for (const [, asset] of assetsOf(record)) used.add(asset.contentDigest);
+  }
+  return (candidates ?? entries(layout.blobs).map(({ name }) => name))
+    .filter((digest) => !used.has(digest))
+    .map((digest) => item("blob", layout.blob(digest)))
+    .filter(({ path }) => lstatSync(path, { throwIfNoEntry: false }) !== undefined);
+}
+
+function stalePartials({ layout }: Rooms): Pruned[] {
+  return children(layout.partials)
+    .filter((path) => !isLocked(join(layout.locks, keyOf(path))) && ageOf(path) > PARTIAL_KEPT_MS)
+    .map((path) => item("partial", path));
+}
+
+/** A partial and its side files begin with the key of their lock. */
+function keyOf(path: string): string {
+  return path.slice(path.lastIndexOf("/") + 1).split(".")[0] ?? "";
+}
+
+function deadLocks({ layout }: Rooms): Pruned[] {
+  return children(layout.locks)
+    .filter((path) => (lstatSync(path).isDirectory() ? !isLocked(path) : ageOf(path) > SCRAP_KEPT_MS))
+    .map((path) => item("lock", path));
+}
+
+function leftovers({ layout }: Rooms): Pruned[] {
+  const folders = [layout.stamps, layout.extents, layout.sources, layout.leases];
+  return [
+    // Staging is used under the commit lock only.
+    ...children(layout.staging),
+    ...children(layout.temporary).filter(isAbandoned),
+    ...folders.flatMap(children).filter((path) => path.endsWith(".tmp") && ageOf(path) > SCRAP_KEPT_MS),
+  ].map((path) => item("temporary", path));
+}
+
+/** Stamps and extents of blobs that are no more: a few bytes each, not worth a line in the report. */
+function clearSideFiles({ layout }: Rooms): void {
+  for (const path of [...children(layout.stamps), ...children(layout.extents)]) {
+    const digest = path.slice(path.lastIndexOf("/") + 1).slice(0, 64);
+    if (isDigest(digest) && lstatSync(layout.blob(digest), { throwIfNoEntry: false }) === undefined) {
+      rmSync(path, { force: true });
+    }
+  }
+}
+
+function item(what: PrunedKind, path: string): Pruned {
+  return { what, path, allocatedBytes: freedBy(path) };
+}
+
+function freedBy(path: string): number {
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) return 0;
+  if (stat.isDirectory()) return children(path).reduce((sum, child) => sum + freedBy(child), 0);
+  return stat.nlink > 1 ? 0 : stat.blocks * 512;
+}
+
+function ageOf(path: string): number {
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  return stat === undefined ? 0 : Date.now() - stat.mtimeMs;
+}
+
+function children(folder: string): string[] {
+  return entries(folder).map(({ name }) => join(folder, name));
+}
+
+function entries(folder: string): { name: string; isDirectory(): boolean }[] {
+  try {
+    return readdirSync(folder, { withFileTypes: true });
+  } catch (error) {
+    if (isErrno(error, "ENOENT")) return [];
+    throw error;
+  }
+}

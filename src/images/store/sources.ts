@@ -1,0 +1,62 @@
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+
+import { parseJson, readSmallFile, replaceFile } from "./durable.js";
+import type { Layout } from "./layout.js";
+import { isDigest, isObject } from "./record.js";
+
+/** An address and what its bytes must hash to, if that is known. */
+export interface Address {
+  readonly url: string;
+  readonly digest: string | null;
+}
+
+/** What an address was seen to serve. */
+export interface Seen {
+  readonly url: string;
+  /** SHA-256 of the bytes at the address. */
+  readonly digest: string;
+  /** SHA-256 of the file that came of them: another one if they were compressed. */
+  readonly contentDigest: string;
+  /** ISO 8601, UTC. */
+  readonly seenAt: string;
+}
+
+const MAX_BYTES = 64 * 1024;
+
+/**
+ * One name for the work on an address: of its lock, its partial download and the memory of what it served. Pinned bytes are the
+ * same wherever they come from; others are known by their address alone.
+ */
+export function addressKey({ url, digest }: Address): string {
+  return digest ?? createHash("sha256").update(`url:${url}`).digest("hex");
+}
+
+/**
+ * The memory of what addresses served. It finds content that is here already under another image's name, and it is what
+ * a source without a digest is held to from its second download on. It outlives the images.
+ */
+export class SeenSources {
+  readonly #layout: Layout;
+
+  constructor(layout: Layout) {
+    this.#layout = layout;
+  }
+
+  recall(address: Address): Seen | null {
+    const value = parseJson(readSmallFile(this.#path(address), MAX_BYTES));
+    if (!isObject(value)) return null;
+    const { url, digest, contentDigest, seenAt } = value;
+    if (typeof url !== "string" || !isDigest(digest) || !isDigest(contentDigest) || typeof seenAt !== "string")
+      return null;
+    return { url, digest, contentDigest, seenAt };
+  }
+
+  remember(address: Address, seen: Seen): void {
+    replaceFile(this.#path(address), `${JSON.stringify(seen, null, 2)}\n`, { durable: true });
+  }
+
+  #path(address: Address): string {
+    return join(this.#layout.sources, `${addressKey(address)}.json`);
+  }
+}

@@ -1,0 +1,41 @@
+import { mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+
+import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
+import { isErrno } from "../storage-failure.js";
+import { parseJson, replaceFile, unique } from "./durable.js";
+import type { Layout } from "./layout.js";
+import { isObject } from "./record.js";
+
+const OWNER = "owner.json";
+
+/** Places for unfinished files on the cache's own file system, in a folder that says whose they are. */
+export class TemporaryFiles {
+  readonly #layout: Layout;
+  #folder: string | undefined;
+
+  constructor(layout: Layout) {
+    this.#layout = layout;
+  }
+
+  /** A path where nothing is yet. `hint` is for people who look at the folder. */
+  path(hint: string): string {
+    this.#folder ??= join(this.#layout.temporary, unique());
+    mkdirSync(this.#folder, { recursive: true });
+    replaceFile(join(this.#folder, OWNER), JSON.stringify(processIdentity()), { durable: false });
+    return join(this.#folder, `${hint.replaceAll(/[^A-Za-z0-9._-]/g, "_").slice(0, 64)}.${unique()}`);
+  }
+}
+
+/** Whether the process that a folder of temporary files belongs to has ended. One that can't be told is left alone. */
+export function isAbandoned(folder: string): boolean {
+  try {
+    const identity = parseJson(readFileSync(join(folder, OWNER), "utf8"));
+    return (
+      isObject(identity) && isObject(identity["scope"]) && liveness(identity as unknown as ProcessIdentity) === "dead"
+    );
+  } catch (error) {
+    if (isErrno(error, "ENOENT", "ENOTDIR")) return true; // killed before it had said whose it is: nothing is in it yet
+    throw error;
+  }
+}
