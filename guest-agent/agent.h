@@ -177,7 +177,7 @@ void task_open_out(struct task *task, int index, int fd, uint32_t credit);
 void task_drop(struct task *task); /* the start failed */
 void task_deliver(struct task *task, const uint8_t *bytes, size_t length);
 bool task_charge(struct task *task, uint32_t cost);
-void task_end_input(struct task *task);
+void task_end(struct task *task, uint8_t stream); /* of the input, or the host wants no more of an output */
 void task_credit(struct task *task, uint8_t stream, uint32_t amount);
 void task_signal(struct task *task, int signal, bool whole_tree);
 void task_resize(struct task *task, uint16_t cols, uint16_t rows);

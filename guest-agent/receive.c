@@ -84,7 +84,7 @@ static void act(struct lane *lane, uint32_t channel, uint8_t type, uint8_t strea
     }
     return;
   case FRAME_END:
-    if (task && stream == 0) task_end_input(task);
+    if (task) task_end(task, stream);
     return;
   case FRAME_CREDIT: {
     uint32_t amount = get_u32(r);

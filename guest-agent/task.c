@@ -156,7 +156,13 @@ void task_deliver(struct task *task, const uint8_t *bytes, size_t length) {
   in->tail += length;
 }
 
-void task_end_input(struct task *task) { task->in.end = true; }
+void task_end(struct task *task, uint8_t stream) {
+  if (stream == 0) {
+    task->in.end = true;
+  } else if (stream <= 2 && !task->tty) {
+    close_out(&task->out[stream - 1]); /* the process gets SIGPIPE when it writes on, as in a shell's pipe */
+  }
+}
 
 void task_credit(struct task *task, uint8_t stream, uint32_t amount) {
   if (stream < 1 || stream > 2) return;

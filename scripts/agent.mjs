@@ -1,7 +1,16 @@
 // The guest agent: static binaries in dist/guest-agent/<arch>/, for this host's architecture and for every other one whose
 // cross compiler is here. Up-to-date ones are left alone.
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -10,7 +19,16 @@ import { root } from "./steps.mjs";
 const SOURCES = join(root, "guest-agent");
 const ARCHES = { x86_64: "x64", aarch64: "arm64" };
 
-const WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wstrict-prototypes", "-Wpointer-arith", "-Wwrite-strings", "-Wvla"];
+const WARNINGS = [
+  "-Wall",
+  "-Wextra",
+  "-Werror",
+  "-Wshadow",
+  "-Wstrict-prototypes",
+  "-Wpointer-arith",
+  "-Wwrite-strings",
+  "-Wvla",
+];
 const COMMON = ["-std=gnu11", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64", ...WARNINGS];
 const RELEASE = ["-static", "-Os", "-fno-plt", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-s"];
 const SANITIZED = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"];
@@ -26,7 +44,8 @@ export function buildAgent() {
     const compiler = native ? "gcc" : `${arch}-linux-gnu-gcc`;
     const missing = lacks(compiler);
     if (missing === null) compile(compiler, RELEASE, join(root, "dist", "guest-agent", arch, "smolvm-agent"));
-    else if (native) throw new Error(`The guest agent can't be built: ${missing}. On Debian: sudo apt-get install gcc libc6-dev`);
+    else if (native)
+      throw new Error(`The guest agent can't be built: ${missing}. On Debian: sudo apt-get install gcc libc6-dev`);
     else console.error(`guest agent: none for ${arch} (${missing})`);
   }
 }
@@ -46,7 +65,9 @@ function lacks(compiler) {
 }
 
 function compile(compiler, flags, target) {
-  const sources = readdirSync(SOURCES).filter((name) => name.endsWith(".c")).sort();
+  const sources = readdirSync(SOURCES)
+    .filter((name) => name.endsWith(".c"))
+    .sort();
   const version = JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version;
   const line = [...COMMON, ...flags, `-DAGENT_VERSION="${version}"`, ...sources];
   const stamp = join(root, "build", "guest-agent", `${basename(dirname(target))}.command`);
@@ -57,7 +78,10 @@ function compile(compiler, flags, target) {
   const temporary = mkdtempSync(`${target}.`);
   try {
     const output = join(temporary, "smolvm-agent");
-    const result = spawnSync(compiler, [...line, "-o", output], { cwd: SOURCES, stdio: ["ignore", "inherit", "inherit"] });
+    const result = spawnSync(compiler, [...line, "-o", output], {
+      cwd: SOURCES,
+      stdio: ["ignore", "inherit", "inherit"],
+    });
     if (result.error) throw result.error;
     if (result.status !== 0) throw new Error(`${compiler} ended with exit status ${result.status}`);
     renameSync(output, target);
