@@ -1,9 +1,7 @@
-import { once } from "node:events";
 import { constants } from "node:os";
 import type { Readable, Writable } from "node:stream";
 
 import type { GuestProcess } from "../machine/index.js";
-import { writeOut } from "./output.js";
 import { rawTerminal, terminalSize } from "./raw-terminal.js";
 
 /** How a command in the guest is joined to the terminal, or the pipes, that smolvm was started with. */
@@ -21,35 +19,29 @@ export interface Ended {
 /** Joins a running command to this process until it ends. Output goes out as it comes, byte for byte. */
 export async function attach(command: GuestProcess, { stdin, tty }: Joint): Promise<Ended> {
   using _raw = tty && stdin && process.stdin.isTTY ? rawTerminal() : null;
+  using _input = stdin && command.stdin !== null ? feed(command.stdin) : null;
   const onResize = (): void => command.resize(terminalSize());
   if (tty) process.on("SIGWINCH", onResize);
-  const input = stdin && command.stdin !== null ? feed(command.stdin) : null;
   try {
-    const [result] = await Promise.all([
-      command.wait(),
-      pump(command.stdout, process.stdout),
-      pump(command.stderr, process.stderr),
-    ]);
-    return ended(result);
+    const output = Promise.all([pump(command.stdout, process.stdout), pump(command.stderr, process.stderr)]);
+    const status = await command.wait();
+    await output;
+    return ended(status);
   } finally {
-    input?.[Symbol.dispose]();
     process.off("SIGWINCH", onResize);
   }
 }
 
 /** Keeps the output for the envelope; what is not UTF-8 is kept in base64 as well. */
 export async function collect(command: GuestProcess, { stdin }: Pick<Joint, "stdin">) {
-  const input = stdin && command.stdin !== null ? feed(command.stdin) : null;
-  try {
-    const [result, stdout, stderr] = await Promise.all([command.wait(), all(command.stdout), all(command.stderr)]);
-    const end = ended(result);
-    return {
-      end,
-      data: { exitCode: end.status, signal: end.signal, ...text("stdout", stdout), ...text("stderr", stderr) },
-    };
-  } finally {
-    input?.[Symbol.dispose]();
-  }
+  using _input = stdin && command.stdin !== null ? feed(command.stdin) : null;
+  const output = Promise.all([all(command.stdout), all(command.stderr)]);
+  const end = ended(await command.wait());
+  const [stdout, stderr] = await output;
+  return {
+    end,
+    data: { exitCode: end.status, signal: end.signal, ...text("stdout", stdout), ...text("stderr", stderr) },
+  };
 }
 
 function ended({ exitCode, signal }: { readonly exitCode: number | null; readonly signal: string | null }): Ended {
@@ -57,18 +49,27 @@ function ended({ exitCode, signal }: { readonly exitCode: number | null; readonl
   return { status: exitCode ?? 128 + (number ?? 0), signal };
 }
 
+/** Ends when all is written out. A stream that breaks off is no news here: `wait()` says why. */
 async function pump(from: Readable, to: Writable): Promise<void> {
-  for await (const chunk of from as AsyncIterable<Buffer>) {
-    if (!to.write(chunk)) await once(to, "drain");
+  for await (const chunk of untilBroken(from)) {
+    if (!to.write(chunk)) await new Promise((resolve) => to.once("drain", resolve).once("close", resolve));
   }
-  // An empty piece is written when all before it is out.
-  if (to === process.stdout) await writeOut("");
+  // Written when everything before it is: the program may end right after.
+  await new Promise<void>((resolve) => to.write("", () => resolve()));
 }
 
 async function all(from: Readable): Promise<Buffer> {
   const chunks: Buffer[] = [];
-  for await (const chunk of from as AsyncIterable<Buffer>) chunks.push(chunk);
+  for await (const chunk of untilBroken(from)) chunks.push(chunk);
   return Buffer.concat(chunks);
+}
+
+async function* untilBroken(from: Readable): AsyncGenerator<Buffer> {
+  try {
+    for await (const chunk of from as AsyncIterable<Buffer>) yield chunk;
+  } catch {
+    // The same failure comes out of the command's `wait()`.
+  }
 }
 
 function text(name: "stdout" | "stderr", bytes: Buffer): Record<string, string> {

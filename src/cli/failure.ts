@@ -48,7 +48,7 @@ export function describeFailure(error: unknown, hostFailureStatus: number): Fail
 }
 
 function statusOf(error: SmolVMError, hostFailureStatus: number): number {
-  if (error.code === "USAGE") return STATUS.usage;
+  if (error.code === "USAGE" || error.code === "VALIDATION") return STATUS.usage;
   if (error.code === "OPERATION_TIMEOUT") return STATUS.timedOut;
   return hostFailureStatus;
 }

@@ -14,6 +14,11 @@ export const IMAGE_OPTIONS = {
 /** The image that is made on this host, for machines where no image is named. */
 export const DEFAULT_IMAGE = "default";
 
+/** "default", or "default-arm64" for another architecture than the host's: these are made, not downloaded. */
+const MADE_HERE = /^default(?:-(arm64|x86_64))?$/;
+
+export const isMadeHere = (name: string): boolean => MADE_HERE.test(name);
+
 export async function imageManager({ registry }: { registry: string | undefined }): Promise<ImageManager> {
   const images = await import("../images/index.js");
   const from = registry ?? (process.env["SMOLVM_REGISTRY"] || undefined);
@@ -21,20 +26,23 @@ export async function imageManager({ registry }: { registry: string | undefined 
 }
 
 export interface EnsureOptions {
-  readonly registry: string | undefined;
+  /** Not needed for an image that is made on this host. */
+  readonly manager?: ImageManager | undefined;
   readonly signal: AbortSignal;
 }
 
 /** The image of that name, or the default image: from the cache if it is there, else fetched or made, with progress. */
-export async function ensureImage(name: string | undefined, options: EnsureOptions): Promise<LocalImage> {
+export async function ensureImage(
+  name: string = DEFAULT_IMAGE,
+  { manager, signal }: EnsureOptions,
+): Promise<LocalImage> {
   using progress = new Progress();
-  if (name === undefined || name === DEFAULT_IMAGE) {
+  const made = MADE_HERE.exec(name);
+  if (made !== null) {
     const { defaultImage } = await import("../build/index.js");
-    return defaultImage({
-      signal: options.signal,
-      onStep: ({ step }) => progress.step(`making the default image: ${step}`),
-    });
+    const onStep = ({ step }: { step: string }): void => progress.step(`making the default image: ${step}`);
+    return defaultImage({ arch: made[1], signal, onStep });
   }
-  const manager = await imageManager(options);
-  return manager.ensureImage(name, { signal: options.signal, onProgress: progress.image });
+  manager ??= await imageManager({ registry: undefined });
+  return manager.ensureImage(name, { signal, onProgress: progress.image });
 }

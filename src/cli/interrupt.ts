@@ -1,6 +1,6 @@
 import { constants } from "node:os";
 
-import { describeFailure, Interruption, printFailure } from "./failure.js";
+import { describeFailure, Interruption, printFailure, STATUS } from "./failure.js";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const satisfies readonly NodeJS.Signals[];
 
@@ -25,11 +25,12 @@ export function onInterrupt(): Interrupt {
   };
   const onError = (error: NodeJS.ErrnoException): void => {
     if (error.code === "EPIPE") {
-      // `smolvm run … | head -1`: the status is the one that the shell gives for a program that SIGPIPE ended.
+      // `smolvm run … | head -1`: the status is the one that the shell gives for a program that SIGPIPE ended. The signal
+      // that says so may come again with everything that is still written.
       if (!controller.signal.aborted) end(new Interruption("Nobody reads the output.", "CLOSED_PIPE", 141));
       return;
     }
-    const failure = describeFailure(error, 125);
+    const failure = describeFailure(error, STATUS.smolvmFailed);
     printFailure(failure, error);
     process.exit(failure.exitCode);
   };

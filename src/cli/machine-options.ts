@@ -3,7 +3,7 @@ import { stat } from "node:fs/promises";
 import type { SmolVM, VMOptions } from "../machine/index.js";
 import type { Input, OptionDescriptions } from "./command.js";
 import { UsageError } from "./failure.js";
-import { ensureImage, IMAGE_OPTIONS } from "./images.js";
+import { ensureImage, IMAGE_OPTIONS, imageManager } from "./images.js";
 import { print } from "./terminal.js";
 import { copyPair, environment, integer, mebibytes, oneOf, portPair } from "./values.js";
 
@@ -53,7 +53,7 @@ export async function readMachineOptions(options: MachineInput) {
     registry: options.registry,
     ports: options.publish.map((text) => portPair("--publish", text)),
     copies,
-    config: withoutUndefined({
+    config: {
       vmId: options.name,
       vcpuCount: integer("--cpus", options.cpus),
       memSizeMib: mebibytes("--memory", options.memory),
@@ -61,37 +61,36 @@ export async function readMachineOptions(options: MachineInput) {
       network: oneOf("--network", options.network, NETWORKS),
       accel: oneOf("--accel", options.accel, ACCELERATORS),
       envVars: environment(options.env),
-    }) satisfies VMOptions,
+    } satisfies VMOptions,
   };
 }
 
 export type MachineOptions = Awaited<ReturnType<typeof readMachineOptions>>;
 
-/** A machine that is not started yet, on its image. */
-export async function newMachine(wanted: MachineOptions, signal: AbortSignal, extra: VMOptions = {}): Promise<SmolVM> {
-  const image = await ensureImage(wanted.image, { registry: wanted.registry, signal });
+/** Makes a machine and starts it. What can be wrong with it is found before its image is fetched, which is shown. */
+export async function startMachine(
+  wanted: MachineOptions,
+  { signal, detached = false }: { readonly signal: AbortSignal; readonly detached?: boolean },
+): Promise<SmolVM> {
   const { SmolVM } = await import("../machine/index.js");
-  return new SmolVM({
-    kernelPath: image.kernelPath,
-    rootfsPath: image.rootfsPath,
-    ...withoutUndefined({ initrdPath: image.initrdPath ?? undefined, bootArgs: image.bootArgs ?? undefined }),
-    ...wanted.config,
-    ...extra,
-  });
+  const images = wanted.image === undefined ? undefined : await imageManager(wanted);
+  const vm = new SmolVM({ ...wanted.config, image: wanted.image, images, detached });
+  await ensureImage(wanted.image, { manager: images, signal });
+  await vm.start({ signal });
+  try {
+    await furnish(vm, wanted, signal);
+    return vm;
+  } catch (error) {
+    await vm.delete();
+    throw error;
+  }
 }
 
 /** What has to be done to a machine that has just started. */
-export async function furnish(vm: SmolVM, wanted: MachineOptions, signal: AbortSignal): Promise<void> {
+async function furnish(vm: SmolVM, wanted: MachineOptions, signal: AbortSignal): Promise<void> {
   for (const { from, to } of wanted.copies) await vm.files.upload(from, to, { signal });
   for (const { host, guest } of wanted.ports) {
     const port = await vm.exposeLocal(guest, host);
     if (host === undefined) print(`smolvm: port ${guest} of the machine is 127.0.0.1:${port} here`);
   }
-}
-
-type Defined<T> = { [K in keyof T]?: Exclude<T[K], undefined> };
-
-/** Options that were not given are left out: the library's own defaults apply. */
-function withoutUndefined<T extends object>(values: T): Defined<T> {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Defined<T>;
 }

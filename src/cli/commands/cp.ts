@@ -1,11 +1,16 @@
+import { stat } from "node:fs/promises";
+import { basename, join, posix, resolve } from "node:path";
+
+import { GuestFileError } from "../../errors.js";
+import type { SmolVM } from "../../machine/index.js";
 import { defineCommand } from "../command.js";
 import { UsageError } from "../failure.js";
 import { machine } from "../machines.js";
 
 export const cp = defineCommand({
   summary: "Copy files and folders into and out of a machine",
-  description: `One of the two is MACHINE:PATH, with an absolute path. Modes and times are kept. What is there already is
-overwritten.`,
+  description: `One of the two is MACHINE:PATH, with an absolute path. Modes and times are kept. What goes to a folder that
+is there goes into it; files that are there are overwritten.`,
   positionals: [
     { name: "FROM", completes: "path" },
     { name: "TO", completes: "path" },
@@ -14,20 +19,32 @@ overwritten.`,
   async run({ positionals: [from = "", to = ""] }, { signal }) {
     const source = inMachine(from);
     const target = inMachine(to);
-    if (source === null && target !== null) {
-      const vm = await machine(target.id);
-      await vm.files.upload(from, target.path, { signal });
-    } else if (source !== null && target === null) {
-      const vm = await machine(source.id);
-      await vm.files.download(source.path, to, { signal });
-    } else {
+    if ((source === null) === (target === null)) {
       throw new UsageError("Exactly one of FROM and TO must be in a machine, as MACHINE:PATH.", {
         details: { from, to },
       });
     }
+    if (target !== null) await copyIn(await machine(target.id), from, target.path, signal);
+    if (source !== null) await copyOut(await machine(source.id), source.path, to, signal);
     return { data: { from, to } };
   },
 });
+
+/** As with cp: what goes to a folder that is there goes into it, under its own name. */
+async function copyIn(vm: SmolVM, from: string, to: string, signal: AbortSignal): Promise<void> {
+  const found = await vm.files.stat(to, { signal }).catch((error: unknown) => {
+    if (error instanceof GuestFileError && error.code === "ENOENT") return null;
+    throw error;
+  });
+  const into = to.endsWith("/") || found?.isDirectory() === true;
+  await vm.files.upload(from, into ? posix.join(to, basename(resolve(from))) : to, { signal });
+}
+
+async function copyOut(vm: SmolVM, from: string, to: string, signal: AbortSignal): Promise<void> {
+  const found = await stat(to).catch(() => null); // not there: it will be made, or say why it can't
+  const into = to.endsWith("/") || found?.isDirectory() === true;
+  await vm.files.download(from, into ? join(to, posix.basename(from)) : to, { signal });
+}
 
 /** "box:/work"; everything else is a path on this host, "./a:/b" too. */
 function inMachine(text: string): { id: string; path: string } | null {

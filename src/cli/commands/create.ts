@@ -1,5 +1,5 @@
 import { defineCommand } from "../command.js";
-import { furnish, MACHINE_OPTIONS, newMachine, readMachineOptions } from "../machine-options.js";
+import { MACHINE_OPTIONS, readMachineOptions, startMachine } from "../machine-options.js";
 
 export const create = defineCommand({
   summary: "Make a machine that stays, start it, and print its id",
@@ -9,14 +9,7 @@ commands in it, 'smolvm stop' and 'smolvm start' keep its disk, 'smolvm rm' dele
   examples: ["smolvm create --name box", "smolvm exec box -- uname -a", "smolvm rm box"],
   async run({ options }, { signal }) {
     const wanted = await readMachineOptions(options);
-    const vm = await newMachine(wanted, signal, { detached: true });
-    try {
-      await vm.start({ signal });
-      await furnish(vm, wanted, signal);
-    } catch (error) {
-      await vm.delete();
-      throw error;
-    }
+    const vm = await startMachine(wanted, { signal, detached: true });
     return { data: vm.info, text: `${vm.vmId}\n` };
   },
 });

@@ -1,6 +1,6 @@
 import type { LocalImage } from "../../images/index.js";
 import { defineCommand } from "../command.js";
-import { DEFAULT_IMAGE, ensureImage, IMAGE_OPTIONS, imageManager } from "../images.js";
+import { ensureImage, IMAGE_OPTIONS, imageManager, isMadeHere } from "../images.js";
 import { Progress } from "../progress.js";
 
 export const imagePull = defineCommand({
@@ -16,8 +16,8 @@ was. Several images come at the same time. 'default' is not downloaded but made,
   async run({ positionals, options }, { signal }) {
     const names = [...new Set(positionals)];
     const images: LocalImage[] = [];
-    if (names.includes(DEFAULT_IMAGE)) images.push(await ensureImage(DEFAULT_IMAGE, { registry: undefined, signal }));
-    const others = names.filter((name) => name !== DEFAULT_IMAGE);
+    for (const name of names.filter(isMadeHere)) images.push(await ensureImage(name, { signal }));
+    const others = names.filter((name) => !isMadeHere(name));
     if (others.length > 0) images.push(...(await pull(others, options, signal)));
     return {
       data: images.map(({ name, kernelPath, rootfsPath, initrdPath }) => ({

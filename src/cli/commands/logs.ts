@@ -1,3 +1,5 @@
+import { addAbortSignal } from "node:stream";
+
 import { defineCommand } from "../command.js";
 import { writeOut } from "../output.js";
 import { machine, MACHINE } from "../machines.js";
@@ -9,11 +11,12 @@ export const logs = defineCommand({
   async run({ positionals: [id = ""], options }, { json, signal }) {
     const vm = await machine(id);
     if (!options.follow) {
-      const text = await vm.console();
+      const text = vm.console();
       return { data: { console: text }, text };
     }
+    const stream = addAbortSignal(signal, vm.consoleStream());
     let all = "";
-    for await (const chunk of vm.consoleStream({ signal })) {
+    for await (const chunk of stream as AsyncIterable<Buffer>) {
       if (json) all += chunk.toString();
       else await writeOut(chunk);
     }

@@ -1,7 +1,7 @@
 import { defineCommand } from "../command.js";
 import { STATUS } from "../failure.js";
 import { COMMAND_OPTIONS, readCommandOptions, runInGuest } from "../guest-command.js";
-import { furnish, MACHINE_OPTIONS, newMachine, readMachineOptions } from "../machine-options.js";
+import { MACHINE_OPTIONS, readMachineOptions, startMachine } from "../machine-options.js";
 
 export const run = defineCommand({
   summary: "Run a command in a new machine, and delete the machine when it ends",
@@ -27,10 +27,8 @@ A COMMAND of several words is run as it is; a single word goes to the machine's 
     const { signal } = invocation;
     const wanted = await readMachineOptions(options);
     const how = readCommandOptions(options, [], invocation);
-    const vm = await newMachine(wanted, signal);
+    const vm = await startMachine(wanted, { signal });
     try {
-      await vm.start({ signal });
-      await furnish(vm, wanted, signal);
       return await runInGuest(vm, guestCommand, how, invocation);
     } finally {
       await vm.delete();

@@ -1,0 +1,120 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { test } from "node:test";
+
+import { machineHome } from "../cli/machines.js";
+import { envelopeOf, onTerminal, smolvm, startSmolvm } from "../cli/smolvm.js";
+
+test("a machine that was created lives through exec, stop, start and cp, until rm", async (context) => {
+  const { env, folder, machines } = await machineHome(context);
+  context.after(() => smolvm(["rm", "--force", "box"], { env }));
+  const run = async (...args: string[]): Promise<string> => {
+    const { status, stdout, stderr } = await smolvm(args, { env });
+    assert.equal(status, 0, `${args.join(" ")}: ${stderr}`);
+    return stdout.toString();
+  };
+
+  assert.equal(await run("create", "--name", "box", "-e", "COLOUR=red", "--memory", "256"), "box\n");
+  assert.equal(await run("ls", "-q"), "box\n");
+  assert.match(await run("ls"), /^box +running +\S+ +\d+ +256 MiB/m);
+  assert.equal(await run("exec", "box", "--", "sh", "-c", "echo $COLOUR > /root/note; cat /root/note"), "red\n");
+  assert.equal(await run("exec", "box", "-e", "COLOUR=blue", "echo $COLOUR"), "blue\n");
+  assert.match(await run("logs", "box"), /\S/);
+  const info = JSON.parse(await run("inspect", "box")) as { vmId: string; status: string };
+  assert.deepEqual([info.vmId, info.status], ["box", "running"]);
+
+  await mkdir(join(folder, "tree"));
+  await writeFile(join(folder, "tree", "script"), "#!/bin/sh\necho I ran\n", { mode: 0o750 });
+  await run("cp", join(folder, "tree"), "box:/root/tree");
+  assert.equal(await run("exec", "box", "--", "/root/tree/script"), "I ran\n");
+  await run("cp", "box:/root/tree", join(folder, "back"));
+  assert.equal(await readFile(join(folder, "back", "script"), "utf8"), "#!/bin/sh\necho I ran\n");
+  assert.equal((await stat(join(folder, "back", "script"))).mode & 0o777, 0o750);
+
+  const refused = await smolvm(["rm", "box"], { env });
+  assert.equal(refused.status, 1);
+  assert.match(refused.stderr, /Machine 'box' is running\.\nhint: Stop it first: smolvm stop box/);
+
+  assert.equal(await run("stop", "box"), "box\n");
+  assert.match(await run("ls"), /^box +stopped/m);
+  const dead = await smolvm(["exec", "box", "--", "true"], { env });
+  assert.equal(dead.status, 125);
+  assert.equal(await run("start", "box"), "box\n");
+  assert.equal(await run("exec", "box", "--", "cat", "/root/note"), "red\n");
+  assert.equal(await run("rm", "--force", "box"), "box\n");
+  assert.deepEqual(await machines(), []);
+});
+
+test("ports are forwarded, listed and taken back", async (context) => {
+  const { env } = await machineHome(context);
+  context.after(() => smolvm(["rm", "--force", "web"], { env }));
+  assert.equal((await smolvm(["create", "--name", "web"], { env })).status, 0);
+  await smolvm(["exec", "web", "--", "echo page > /index.html; httpd -p 80 -h /"], { env });
+  const opened = envelopeOf(await smolvm(["port", "web", "80", "--json"], { env })).data as { hostPort: number }[];
+  const port = opened[0]?.hostPort ?? 0;
+  assert.equal(await (await fetch(`http://127.0.0.1:${port}/index.html`)).text(), "page\n");
+  assert.equal((await smolvm(["port", "web"], { env })).stdout.toString(), `${port}:80\n`);
+  const closed = await smolvm(["port", "web", "--remove", String(port)], { env });
+  assert.equal(closed.stdout.toString(), "", closed.stderr);
+  await assert.rejects(fetch(`http://127.0.0.1:${port}/index.html`));
+});
+
+test("Ctrl-C ends what exec runs and leaves the machine", async (context) => {
+  const { env } = await machineHome(context);
+  context.after(() => smolvm(["rm", "--force", "box"], { env }));
+  await smolvm(["create", "--name", "box"], { env });
+  const child = startSmolvm(["exec", "box", "--", "echo ready; exec sleep 4242"], { env });
+  await once(child.stdout, "data");
+  child.kill("SIGINT");
+  const [code] = (await once(child, "close")) as [number | null];
+  assert.equal(code, 130);
+  const { stdout } = await smolvm(["exec", "box", "--", "ps | grep -c '[s]leep 4242'"], { env });
+  assert.equal(stdout.toString(), "0\n");
+});
+
+test("shell opens a login shell on a terminal, and reads commands from a pipe without one", async (context) => {
+  const { env } = await machineHome(context);
+  context.after(() => smolvm(["rm", "--force", "box"], { env }));
+  await smolvm(["create", "--name", "box"], { env });
+  const played = await onTerminal(
+    ["shell", "box"],
+    [["raw"], ["send", "tty; echo $((40 + 2))\r"], ["expect", "/dev/pts/"], ["expect", "42"], ["send", "exit 5\r"]],
+    { env },
+  );
+  assert.equal(played.failed, null, played.output);
+  assert.equal(played.status, 5);
+  assert.ok(played.restored);
+  const piped = await smolvm(["shell", "box"], { env, stdin: "echo piped\nexit 4\n" });
+  assert.equal(piped.stdout.toString(), "piped\n", piped.stderr);
+  assert.equal(piped.status, 4);
+});
+
+test("logs -f goes on until the machine stops", async (context) => {
+  const { env } = await machineHome(context);
+  context.after(() => smolvm(["rm", "--force", "box"], { env }));
+  await smolvm(["create", "--name", "box"], { env });
+  const child = startSmolvm(["logs", "-f", "box"], { env });
+  let stdout = "";
+  child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
+  await smolvm(["exec", "box", "--", "echo written later > /dev/kmsg"], { env });
+  await smolvm(["stop", "box"], { env });
+  const [code] = (await once(child, "close")) as [number | null];
+  assert.equal(code, 0);
+  assert.match(stdout, /written later/);
+});
+
+test("a machine that is not there is an error that names it", async (context) => {
+  const { env } = await machineHome(context);
+  for (const [args, status] of [
+    [["exec", "ghost", "true"], 125],
+    [["stop", "ghost"], 1],
+    [["cp", "ghost:/a", "."], 1],
+  ] as const) {
+    const ran = await smolvm([...args], { env });
+    assert.equal(ran.status, status, ran.stderr);
+    assert.match(ran.stderr, /No machine with id 'ghost'/);
+  }
+  assert.equal((await smolvm(["rm", "--force", "ghost"], { env })).status, 0);
+});

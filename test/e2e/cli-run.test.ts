@@ -1,0 +1,156 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { test } from "node:test";
+
+import { machineHome } from "../cli/machines.js";
+import { BIN, environment, envelopeOf, smolvm, startSmolvm } from "../cli/smolvm.js";
+
+test("run passes output and exit status on, stdout and stderr apart", async (context) => {
+  const { env, machines } = await machineHome(context);
+  const ran = await smolvm(["run", "--", "sh", "-c", "echo out; echo err >&2; exit 7"], { env });
+  assert.equal(ran.status, 7);
+  assert.equal(ran.stdout.toString(), "out\n");
+  assert.equal(ran.stderr, "err\n");
+  assert.deepEqual(await machines(), []);
+});
+
+test("output is byte for byte what the command wrote", async (context) => {
+  const { env } = await machineHome(context);
+  const ran = await smolvm(["run", "--", "head -c 3000000 /dev/zero; printf '\\377\\000\\n\\r\\n'"], { env });
+  assert.equal(ran.status, 0, ran.stderr);
+  assert.equal(ran.stdout.length, 3_000_005);
+  assert.ok(ran.stdout.subarray(0, 3_000_000).every((byte) => byte === 0));
+  assert.deepEqual([...ran.stdout.subarray(3_000_000)], [255, 0, 10, 13, 10]);
+});
+
+test("piped input reaches the command with -i, and only then", async (context) => {
+  const { env } = await machineHome(context);
+  const input = Buffer.from(Array.from({ length: 200_000 }, (_, index) => index % 256));
+  const echoed = await smolvm(["run", "-i", "--", "cat"], { env, stdin: input });
+  assert.equal(echoed.status, 0, echoed.stderr);
+  assert.ok(echoed.stdout.equals(input));
+  const without = await smolvm(["run", "--", "cat"], { env, stdin: "nothing of this" });
+  assert.equal(without.stdout.length, 0);
+});
+
+test("several words are an argument vector, a single word is a line for the shell", async (context) => {
+  const { env } = await machineHome(context);
+  const words = await smolvm(["run", "echo", "a  b", "$HOME", "|", "cat"], { env });
+  assert.equal(words.stdout.toString(), "a  b $HOME | cat\n", words.stderr);
+  const line = await smolvm(["run", "echo one two | wc -w"], { env });
+  assert.equal(line.stdout.toString().trim(), "2");
+});
+
+test("a signal that ends the command is 128 + n, a program that is not there is 127", async (context) => {
+  const { env } = await machineHome(context);
+  assert.equal((await smolvm(["run", "--", "sh", "-c", "kill -TERM $$"], { env })).status, 143);
+  assert.equal((await smolvm(["run", "--", "no-such-program", "x"], { env })).status, 127);
+});
+
+test("--timeout ends the command with 124 and leaves nothing", async (context) => {
+  const { env, machines } = await machineHome(context);
+  const ran = await smolvm(["run", "--timeout", "1500ms", "--json", "--", "sleep", "60"], { env });
+  assert.equal(ran.status, 124);
+  assert.deepEqual([envelopeOf(ran).error?.code, envelopeOf(ran).exitCode], ["OPERATION_TIMEOUT", 124]);
+  assert.deepEqual(await machines(), []);
+});
+
+test("what smolvm itself fails at is 125, with a hint", async (context) => {
+  const { env } = await machineHome(context);
+  const ran = await smolvm(["run", "--image", "nothing-like-it", "--", "true"], { env });
+  assert.equal(ran.status, 125);
+  assert.match(ran.stderr, /^smolvm: Unknown image: 'nothing-like-it'/);
+});
+
+test("--json holds the output of the command in one envelope", async (context) => {
+  const { env } = await machineHome(context);
+  const ran = await smolvm(["run", "--json", "--", "printf 'a\\377'; echo err >&2; exit 3"], { env });
+  assert.equal(ran.status, 3);
+  assert.deepEqual(envelopeOf(ran), {
+    ok: false,
+    command: "run",
+    exitCode: 3,
+    data: { exitCode: 3, signal: null, stdout: "a\ufffd", stdoutBase64: "Yf8=", stderr: "err\n" },
+    error: null,
+  });
+});
+
+test("variables, user, folder, copies and size of the machine are those of the options", async (context) => {
+  const { env, folder } = await machineHome(context);
+  await mkdir(join(folder, "job"));
+  await writeFile(join(folder, "job", "data"), "content");
+  const options = ["-e", "GREETING=hi there", "-e", "PASSED_ON", "--cpus", "2", "--memory", "256", "-w", "/job"];
+  const copy = ["-v", `${join(folder, "job")}:/job`];
+  const script =
+    "echo $GREETING; echo $PASSED_ON; nproc; cat data; echo; awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo";
+  const ran = await smolvm(["run", ...options, ...copy, "--", script], { env: { ...env, PASSED_ON: "from outside" } });
+  assert.equal(ran.status, 0, ran.stderr);
+  const [greeting, passedOn, cpus, content, memory] = ran.stdout.toString().split("\n");
+  assert.deepEqual([greeting, passedOn, cpus, content], ["hi there", "from outside", "2", "content"]);
+  assert.ok(Number(memory) > 150 && Number(memory) <= 256, memory);
+});
+
+for (const [signal, status] of [
+  ["SIGINT", 130],
+  ["SIGTERM", 143],
+  ["SIGHUP", 129],
+] as const) {
+  test(`${signal} ends the command and its machine, with ${status}, and leaves nothing`, async (context) => {
+    const { env, machines } = await machineHome(context);
+    const child = startSmolvm(["run", "--", "echo ready; sleep 600"], { env });
+    let stderr = "";
+    child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+    await once(child.stdout, "data");
+    child.kill(signal);
+    const [code] = (await once(child, "close")) as [number | null];
+    assert.equal(code, status, stderr);
+    assert.equal(stderr, "");
+    assert.deepEqual(await machines(), []);
+  });
+}
+
+test("a second Ctrl-C ends smolvm at once", async (context) => {
+  const { env } = await machineHome(context);
+  const child = startSmolvm(["run", "--", "echo ready; sleep 600"], { env });
+  await once(child.stdout, "data");
+  child.kill("SIGINT");
+  child.kill("SIGINT");
+  const started = performance.now();
+  const [code] = (await once(child, "close")) as [number | null];
+  assert.equal(code, 130);
+  assert.ok(performance.now() - started < 2000);
+  // What it left in its hurry is swept by the next command that looks.
+  assert.deepEqual(envelopeOf(await smolvm(["ls", "--json"], { env })).data, []);
+});
+
+test("'run … | head -1' ends without a word, and its machine with it", async (context) => {
+  const { env, machines } = await machineHome(context);
+  const line = `"${process.execPath}" "${BIN}" run -- yes | head -1; echo "\${PIPESTATUS[0]}"`;
+  const shell = spawn("bash", ["-c", line], { env: environment(env), stdio: ["ignore", "pipe", "pipe"] });
+  let stdout = "";
+  let stderr = "";
+  shell.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
+  shell.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+  await once(shell, "close");
+  assert.equal(stdout, "y\n141\n");
+  assert.equal(stderr, "");
+  assert.deepEqual(await machines(), []);
+});
+
+test("a published port of 127.0.0.1 reaches a server in the machine", async (context) => {
+  const { env } = await machineHome(context);
+  const script = "echo from the machine > /index.html; httpd -f -p 8080 -h / & sleep 1; echo ready; wait";
+  const child = startSmolvm(["run", "-p", "8080", "--", script], { env });
+  let stderr = "";
+  child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+  await once(child.stdout, "data");
+  const port = /port 8080 of the machine is 127\.0\.0\.1:(\d+) here/.exec(stderr)?.[1];
+  assert.ok(port !== undefined, stderr);
+  const answer = await fetch(`http://127.0.0.1:${port}/index.html`);
+  assert.equal(await answer.text(), "from the machine\n");
+  child.kill("SIGINT");
+  await once(child, "close");
+});

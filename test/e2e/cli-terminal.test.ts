@@ -1,0 +1,82 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { machineHome } from "../cli/machines.js";
+import { onTerminal } from "../cli/smolvm.js";
+
+test("run -it gives a shell a real terminal, with its size and its changes of size", async (context) => {
+  const { env, machines } = await machineHome(context);
+  const played = await onTerminal(
+    ["run", "-it", "--", "sh"],
+    [
+      ["raw"],
+      ["send", "stty size; tty\r"],
+      ["expect", "30 100"],
+      ["expect", "/dev/pts/"],
+      ["resize", 71, 23],
+      ["send", "sleep 0.3; stty size\r"],
+      ["expect", "23 71"],
+      ["send", "exit 9\r"],
+    ],
+    { env },
+  );
+  assert.equal(played.failed, null, played.output);
+  assert.equal(played.status, 9);
+  assert.ok(played.restored);
+  assert.deepEqual(await machines(), []);
+});
+
+test("with -t Ctrl-C goes to the guest: it interrupts the command there, and the shell goes on", async (context) => {
+  const { env } = await machineHome(context);
+  const played = await onTerminal(
+    ["run", "-it", "--", "sh"],
+    [
+      ["raw"],
+      ["send", "echo rea''dy; sleep 600\r"],
+      ["expect", "ready"],
+      ["send", "\u0003"],
+      ["send", "echo status $?\r"],
+      ["expect", "status 130"],
+      ["send", "\u0004"],
+    ],
+    { env },
+  );
+  assert.equal(played.failed, null, played.output);
+  assert.ok(played.restored);
+});
+
+test("the terminal is put back when a signal ends smolvm in the middle", async (context) => {
+  const { env, machines } = await machineHome(context);
+  const played = await onTerminal(
+    ["run", "-it", "--", "sh"],
+    [["raw"], ["send", "echo rea''dy\r"], ["expect", "ready"], ["signal", "SIGTERM"]],
+    { env },
+  );
+  assert.equal(played.failed, null, played.output);
+  assert.equal(played.status, 143);
+  assert.ok(played.restored);
+  assert.deepEqual(await machines(), []);
+});
+
+test("the terminal is put back when the command's time is up", async (context) => {
+  const { env } = await machineHome(context);
+  const played = await onTerminal(["run", "-it", "--timeout", "2", "--", "sleep", "600"], [["raw"]], { env });
+  assert.equal(played.status, 124, played.output);
+  assert.ok(played.restored);
+});
+
+test("without -t Ctrl-C on the terminal ends run with 130", async (context) => {
+  const { env, machines } = await machineHome(context);
+  const played = await onTerminal(
+    ["run", "--", "echo ready; sleep 600"],
+    [
+      ["expect", "ready"],
+      ["send", "\u0003"],
+    ],
+    { env },
+  );
+  assert.equal(played.failed, null, played.output);
+  assert.equal(played.status, 130);
+  assert.ok(played.restored);
+  assert.deepEqual(await machines(), []);
+});
