@@ -3,8 +3,10 @@ import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 
 import { installPackages, root, run } from "./steps.mjs";
+import { installCompilers } from "./tools.mjs";
 
 installPackages();
+installCompilers();
 run(process.execPath, [join(root, "scripts", "build.mjs"), "--clean"]);
 
 const CHECKS = [

@@ -1,21 +1,19 @@
 // npm start: from a fresh clone to a real machine that says hello. The first run installs what is missing and makes the
 // default image; later runs need no network and only boot.
-import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 
-import { installPackages, root, run } from "./steps.mjs";
+import { installPackages, root, run, setUpHost } from "./steps.mjs";
 import { installCompilers } from "./tools.mjs";
 
-const script = (name, ...args) => run(process.execPath, [join(root, ...name.split("/")), ...args]);
-const cli = join(root, "dist", "cli", "bin.js");
+const smolvm = (...args) => run(process.execPath, [join(root, "dist", "cli", "bin.js"), ...args]);
 
 const steps = [
   ["npm packages", () => installPackages()],
   ["compiler for the guest agent", () => installCompilers()],
-  ["build", () => script("scripts/build.mjs")],
-  ["QEMU and other host tools", () => script("dist/cli/bin.js", "setup")],
-  ["default image", () => script("dist/cli/bin.js", "image", "pull", "default")],
-  ["boot, run, stop", () => script("dist/cli/bin.js", "run", "--", "echo 'Hello from SmolVM!'; uname -a")],
+  ["build", () => run(process.execPath, [join(root, "scripts", "build.mjs")])],
+  ["QEMU and other host tools", () => setUpHost()],
+  ["default image", () => smolvm("image", "pull", "default")],
+  ["boot, run, stop", () => smolvm("run", "--", "sh", "-c", "echo 'Hello from SmolVM!'; uname -a")],
 ];
 
 const times = [];

@@ -25,3 +25,9 @@ export function installPackages() {
   if (existsSync(marker) && statSync(marker).mtimeMs >= wanted) return;
   run("npm", ["ci", "--no-audit", "--no-fund", "--loglevel=error"]);
 }
+
+/** QEMU and the rest of what machines need. Asks on a terminal; elsewhere there is nobody to ask. */
+export function setUpHost() {
+  const answer = process.stdin.isTTY ? [] : ["--yes"];
+  run(process.execPath, [join(root, "dist", "cli", "bin.js"), "setup", ...answer]);
+}

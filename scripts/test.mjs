@@ -7,16 +7,18 @@ import { join, relative } from "node:path";
 import { run as runTests } from "node:test";
 import { spec } from "node:test/reporters";
 
-import { installPackages, root, run, runBin } from "./steps.mjs";
-import { installTestTools } from "./tools.mjs";
+import { installPackages, root, run, runBin, setUpHost } from "./steps.mjs";
+import { installCompilers, installTestTools } from "./tools.mjs";
 
 const wanted = process.argv.slice(2).filter((argument) => !argument.startsWith("--"));
 const machines = !process.argv.includes("--no-machines");
 
 installPackages();
+installCompilers();
+installTestTools();
 run(process.execPath, [join(root, "scripts", "build.mjs")]);
 runBin("tsc", ["-p", "tsconfig.json"]);
-installTestTools();
+setUpHost();
 
 // The sources say which tests there are: a compiled file may be left over from a test that was renamed.
 const compiled = join(root, "build", "test");
