@@ -29,7 +29,11 @@ export async function inspectKernel(path: string): Promise<KernelFacts> {
       return { arch: "x86_64", format: "elf" };
     }
     // Documentation/arch/x86/boot.rst: boot_flag 0xAA55 at 0x1FE, "HdrS" at 0x202.
-    if (head.length >= 0x206 && head.readUInt16LE(0x1fe) === 0xaa55 && head.toString("latin1", 0x202, 0x206) === "HdrS") {
+    if (
+      head.length >= 0x206 &&
+      head.readUInt16LE(0x1fe) === 0xaa55 &&
+      head.toString("latin1", 0x202, 0x206) === "HdrS"
+    ) {
       return { arch: "x86_64", format: "bzimage" };
     }
     // Documentation/arch/arm64/booting.rst: "ARM\x64" at 56.
@@ -89,7 +93,8 @@ async function readAt(file: FileHandle, position: number, length: number): Promi
 
 function invalid(path: string, reason: string, options: { hint?: string } = {}): ImageError {
   return new ImageError("IMAGE_INVALID", `'${path}' can't be used as a kernel: ${reason}.`, {
-    hint: options.hint ?? "Give a kernel that QEMU can start: a bzImage, a vmlinux with CONFIG_PVH=y, or an arm64 Image.",
+    hint:
+      options.hint ?? "Give a kernel that QEMU can start: a bzImage, a vmlinux with CONFIG_PVH=y, or an arm64 Image.",
     details: { path, asset: "kernel" },
   });
 }

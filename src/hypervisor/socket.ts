@@ -57,7 +57,10 @@ function attempt(
         reject(error);
       }
     };
-    const timer = setTimeout(() => settle(new OperationTimeoutError("Connecting to the machine", timeoutMs)), timeoutMs);
+    const timer = setTimeout(
+      () => settle(new OperationTimeoutError("Connecting to the machine", timeoutMs)),
+      timeoutMs,
+    );
     const connected = (): void => settle(undefined);
     const aborted = (): void => settle(signal?.reason);
     signal?.addEventListener("abort", aborted, { once: true });

@@ -65,9 +65,13 @@ export async function boot(files: MachineFiles, initial: MachineState, options: 
     firstStart ? createOverlay(files.disk, size) : undefined,
   ]);
   if (initial.network === "open" && !facts.redirector) {
-    throw new HostError("HOST_UNSUPPORTED", "This QEMU can't filter what a guest sends, so it offers no open network.", {
-      hint: 'Use network "restricted" or "none", or a QEMU built with its network filters.',
-    });
+    throw new HostError(
+      "HOST_UNSUPPORTED",
+      "This QEMU can't filter what a guest sends, so it offers no open network.",
+      {
+        hint: 'Use network "restricted" or "none", or a QEMU built with its network filters.',
+      },
+    );
   }
   signal?.throwIfAborted();
 
@@ -93,7 +97,11 @@ export async function boot(files: MachineFiles, initial: MachineState, options: 
   try {
     const isolated = initial.diskMode === "isolated";
     const root: Disk = isolated
-      ? { kind: "overlay", overlayFd: await descriptor(files.disk, "r+"), baseFd: await descriptor(initial.rootfsPath, "r") }
+      ? {
+          kind: "overlay",
+          overlayFd: await descriptor(files.disk, "r+"),
+          baseFd: await descriptor(initial.rootfsPath, "r"),
+        }
       : { kind: "raw", fd: await descriptor(initial.rootfsPath, "r+"), readOnly: false };
     const disks: Disk[] = [root];
     let largest = size;
@@ -162,6 +170,7 @@ export async function boot(files: MachineFiles, initial: MachineState, options: 
     if (firstStart && size > rootfs.size) await growRootFileSystem(lane.connection, rootfs.type, over);
     state = { ...state, status: "running" };
     await saveState(files, state);
+    qemu.unref();
     return { qemu, lane, state };
   } catch (error) {
     const exitedAlone = died.signal.aborted;
@@ -169,7 +178,12 @@ export async function boot(files: MachineFiles, initial: MachineState, options: 
     qemu.kill();
     const exit = await qemu.exited;
     if (signal?.aborted) throw signal.reason;
-    const log = (await readFile(files.log, "utf8").catch(() => "")).split("\n").map(printable).join("\n").trim().slice(-2000);
+    const log = (await readFile(files.log, "utf8").catch(() => ""))
+      .split("\n")
+      .map(printable)
+      .join("\n")
+      .trim()
+      .slice(-2000);
     const failure = {
       phase,
       accelerator,
@@ -184,7 +198,10 @@ export async function boot(files: MachineFiles, initial: MachineState, options: 
       throw new BootError(`The guest ended while it was booting: ${lastWords(failure.consoleTail)}`, failure);
     }
     if (deadline.aborted) {
-      throw new BootError(`The guest did not come up within ${timeoutMs} ms: ${lastWords(failure.consoleTail)}`, failure);
+      throw new BootError(
+        `The guest did not come up within ${timeoutMs} ms: ${lastWords(failure.consoleTail)}`,
+        failure,
+      );
     }
     if (error instanceof HostError) throw error;
     const reason = error instanceof SmolVMError || error instanceof Error ? error.message : String(error);

@@ -122,8 +122,10 @@ function supervise(
 ): Supervised {
   const { env, cwd, user, timeoutMs, signal } = options;
   if (env !== undefined) assertEnvVars("env", env);
-  if (cwd !== undefined && (typeof cwd !== "string" || cwd === "" || cwd.includes("\0"))) throw invalid("cwd", cwd, "a path");
-  if (user !== undefined && (typeof user !== "string" || user === "")) throw invalid("user", user, "a user of the guest");
+  if (cwd !== undefined && (typeof cwd !== "string" || cwd === "" || cwd.includes("\0")))
+    throw invalid("cwd", cwd, "a path");
+  if (user !== undefined && (typeof user !== "string" || user === ""))
+    throw invalid("user", user, "a user of the guest");
   if (timeoutMs !== undefined && !(typeof timeoutMs === "number" && timeoutMs > 0 && timeoutMs <= 0x7fffffff)) {
     throw invalid("timeoutMs", timeoutMs, "milliseconds, more than 0 and at most 2147483647");
   }

@@ -198,7 +198,8 @@ function bootArgs(value: unknown): string {
   if (typeof value !== "string" || Buffer.byteLength(value) > BOOT_ARGS_LIMIT || /\p{Cc}/u.test(value)) {
     throw invalid("bootArgs", value, `one line of at most ${BOOT_ARGS_LIMIT} bytes`);
   }
-  if (/(^|\s)"?smolvm\./.test(value)) throw invalid("bootArgs", value, 'anything but smolvm\'s own "smolvm." arguments');
+  if (/(^|\s)"?smolvm\./.test(value))
+    throw invalid("bootArgs", value, 'anything but smolvm\'s own "smolvm." arguments');
   return value;
 }
 

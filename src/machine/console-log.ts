@@ -1,9 +1,7 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { open, rename, stat, truncate } from "node:fs/promises";
-import { Readable } from "node:stream";
+import { copyFile, open, rename, stat, truncate } from "node:fs/promises";
+import { addAbortSignal, Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
-
-import { copyFile } from "node:fs/promises";
 
 /** The file is cut when it is longer: what was there is kept once, as `console.log.1`. */
 const ROTATE_BYTES = 1024 * 1024;
@@ -30,7 +28,10 @@ export function consoleTail(path: string, lines = 20): readonly string[] {
 /** What a terminal would do something with is left out: the text is the guest's and may be shown to a person. */
 export function printable(line: string): string {
   // eslint-disable-next-line no-control-regex -- control characters are what it is about
-  return line.replace(/\x1b\[[0-9;?]*[ -/]*[@-~]/g, "").replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "").trimEnd();
+  return line
+    .replace(/\x1b\[[0-9;?]*[ -/]*[@-~]/g, "")
+    .replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "")
+    .trimEnd();
 }
 
 function readTail(path: string, most: number): Buffer {
@@ -62,9 +63,10 @@ export async function rotateConsole(path: string): Promise<void> {
   }
 }
 
-/** The console from its beginning and on as it grows, until `ended` says that no more will come. */
-export function followConsole(path: string, ended: () => boolean): Readable {
-  return Readable.from(follow(path, ended), { objectMode: false });
+/** The console from its beginning and on as it grows, until `ended` says that no more will come, or the signal. */
+export function followConsole(path: string, ended: () => boolean, signal?: AbortSignal): Readable {
+  const stream = Readable.from(follow(path, ended), { objectMode: false });
+  return signal === undefined ? stream : addAbortSignal(signal, stream);
 }
 
 async function* follow(path: string, ended: () => boolean): AsyncGenerator<Buffer> {
@@ -82,7 +84,7 @@ async function* follow(path: string, ended: () => boolean): AsyncGenerator<Buffe
       yield chunk;
     }
     if (last) return;
-    await sleep(FOLLOW_POLL_MS, undefined, { ref: true });
+    await sleep(FOLLOW_POLL_MS);
   }
 }
 

@@ -14,9 +14,12 @@ export function assertEnvVars(field: string, value: unknown): Readonly<Record<st
   for (const [name, text] of Object.entries(value)) {
     assertEnvName(field, name);
     if (typeof text !== "string" || text.includes("\0")) {
-      throw new ValidationError(`${field}.${name} is ${inspect(text, { depth: 0 })}; allowed is a string without NUL.`, {
-        details: { field, name },
-      });
+      throw new ValidationError(
+        `${field}.${name} is ${inspect(text, { depth: 0 })}; allowed is a string without NUL.`,
+        {
+          details: { field, name },
+        },
+      );
     }
   }
   return value as Readonly<Record<string, string>>;

@@ -51,8 +51,14 @@ export class VMFiles {
     this.#host = host;
   }
 
-  async readFile(path: string, options?: (ReadOptions & { readonly encoding?: null | undefined }) | null): Promise<Buffer>;
-  async readFile(path: string, options: BufferEncoding | (ReadOptions & { readonly encoding: BufferEncoding })): Promise<string>;
+  async readFile(
+    path: string,
+    options?: (ReadOptions & { readonly encoding?: null | undefined }) | null,
+  ): Promise<Buffer>;
+  async readFile(
+    path: string,
+    options: BufferEncoding | (ReadOptions & { readonly encoding: BufferEncoding }),
+  ): Promise<string>;
   async readFile(
     path: string,
     options: null | BufferEncoding | (ReadOptions & { readonly encoding?: BufferEncoding | null | undefined }) = {},
@@ -87,7 +93,10 @@ export class VMFiles {
     return this.#held(this.#host.files().createWriteStream(guestPath(path), { mode, signal, flag: FLAGS[flag] }));
   }
 
-  async readdir(path: string, options?: CallOptions & { readonly withFileTypes?: false | undefined }): Promise<string[]>;
+  async readdir(
+    path: string,
+    options?: CallOptions & { readonly withFileTypes?: false | undefined },
+  ): Promise<string[]>;
   async readdir(path: string, options: CallOptions & { readonly withFileTypes: true }): Promise<VMDirent[]>;
   async readdir(
     path: string,

@@ -68,9 +68,12 @@ export async function openFreeLane(files: MachineFiles, options: LaneOptions): P
       throw new CommandExecutionUnavailableError("The machine does not answer.", { cause: error });
     }
   }
-  throw new CommandExecutionUnavailableError(`${LANES - 1} connections to this machine are in use, which is the most.`, {
-    hint: "Close one of them, or end the program that has it.",
-  });
+  throw new CommandExecutionUnavailableError(
+    `${LANES - 1} connections to this machine are in use, which is the most.`,
+    {
+      hint: "Close one of them, or end the program that has it.",
+    },
+  );
 }
 
 async function talk(socket: Socket, claim: Claim, options: LaneOptions): Promise<Lane> {

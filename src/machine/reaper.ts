@@ -31,7 +31,8 @@ export async function sweep(): Promise<MachineState[]> {
 async function sweepOne({ folder, kind, state }: FoundFolder): Promise<MachineState | null> {
   const ownerGone = state !== null && !state.detached && (state.owner === null || liveness(state.owner) === "dead");
   if (kind === "machine" && state !== null && !ownerGone) return settle(folder, state);
-  const abandoned = kind === "leftover" || (state === null ? (await folderAge(folder)) > STALE_MS : ownerGone || kind !== "staging");
+  const abandoned =
+    kind === "leftover" || (state === null ? (await folderAge(folder)) > STALE_MS : ownerGone || kind !== "staging");
   if (!abandoned) return null;
   if (state !== null) await killQemu(state);
   await removeFolder(folder);

@@ -15,17 +15,30 @@ const MAX_DEPTH = 256;
 const PLAIN_MODE = 0o777;
 
 /** Copies a host's file, link or folder to `target` in the guest. */
-export async function uploadTree(files: GuestFiles, source: string, target: string, signal?: AbortSignal): Promise<void> {
+export async function uploadTree(
+  files: GuestFiles,
+  source: string,
+  target: string,
+  signal?: AbortSignal,
+): Promise<void> {
   signal?.throwIfAborted();
   // The path itself may be a symbolic link to what is meant; links further down are copied as links.
   const top = await stat(source, { bigint: true }).catch((error: unknown) => {
-    throw new ValidationError(`'${source}' can't be uploaded: ${(error as NodeJS.ErrnoException).code}.`, { cause: error });
+    throw new ValidationError(`'${source}' can't be uploaded: ${(error as NodeJS.ErrnoException).code}.`, {
+      cause: error,
+    });
   });
   await files.mkdir(posix.dirname(target), { recursive: true, signal });
   await onHost(source, () => uploadOne(files, source, target, top, signal));
 }
 
-async function uploadOne(files: GuestFiles, source: string, target: string, at: BigIntStats, signal?: AbortSignal): Promise<void> {
+async function uploadOne(
+  files: GuestFiles,
+  source: string,
+  target: string,
+  at: BigIntStats,
+  signal?: AbortSignal,
+): Promise<void> {
   signal?.throwIfAborted();
   const mode = Number(at.mode) & 0o7777;
   if (at.isSymbolicLink()) {
@@ -35,7 +48,11 @@ async function uploadOne(files: GuestFiles, source: string, target: string, at: 
     return;
   }
   if (at.isFile()) {
-    await pipeline(createReadStream(source), files.createWriteStream(target, { mode, signal }), signal ? { signal } : {});
+    await pipeline(
+      createReadStream(source),
+      files.createWriteStream(target, { mode, signal }),
+      signal ? { signal } : {},
+    );
   } else if (at.isDirectory()) {
     // Writable until everything is in it; its own mode and times come last.
     await makeGuestFolder(files, target, signal);
@@ -51,7 +68,9 @@ async function uploadOne(files: GuestFiles, source: string, target: string, at: 
     // One after the other, or the number of copies under way would multiply with each level.
     for (const copy of folders) await copy();
   } else {
-    throw new ValidationError(`'${source}' is neither a file, nor a folder, nor a symbolic link.`, { details: { source } });
+    throw new ValidationError(`'${source}' is neither a file, nor a folder, nor a symbolic link.`, {
+      details: { source },
+    });
   }
   await files.chmod(target, mode, { signal });
   await files.utimes(target, milliseconds(at.atimeNs), milliseconds(at.mtimeNs), { signal });
@@ -67,7 +86,12 @@ async function makeGuestFolder(files: GuestFiles, path: string, signal?: AbortSi
 }
 
 /** Copies a guest's file, link or folder to `target` on the host. */
-export async function downloadTree(files: GuestFiles, source: string, target: string, signal?: AbortSignal): Promise<void> {
+export async function downloadTree(
+  files: GuestFiles,
+  source: string,
+  target: string,
+  signal?: AbortSignal,
+): Promise<void> {
   const top = await files.stat(source, { signal });
   await onHost(target, async () => {
     await mkdir(dirname(target), { recursive: true });
@@ -150,11 +174,20 @@ async function onHost(path: string, act: () => Promise<void>): Promise<void> {
     await act();
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
-    if (error instanceof SmolVMError || !(error instanceof Error) || error.name === "AbortError" || code === undefined) {
+    if (
+      error instanceof SmolVMError ||
+      !(error instanceof Error) ||
+      error.name === "AbortError" ||
+      code === undefined
+    ) {
       throw error;
     }
-    const kind = code === "ENOSPC" ? "HOST_NO_SPACE" : code === "EACCES" || code === "EPERM" ? "HOST_PERMISSION" : "HOST_IO";
-    throw new HostError(kind, `Copying to or from '${path}' failed: ${error.message}.`, { cause: error, details: { path } });
+    const kind =
+      code === "ENOSPC" ? "HOST_NO_SPACE" : code === "EACCES" || code === "EPERM" ? "HOST_PERMISSION" : "HOST_IO";
+    throw new HostError(kind, `Copying to or from '${path}' failed: ${error.message}.`, {
+      cause: error,
+      details: { path },
+    });
   }
 }
 

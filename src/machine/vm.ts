@@ -1,18 +1,19 @@
 import type { Readable } from "node:stream";
 
-import {
-  CommandExecutionUnavailableError,
-  HostError,
-  SmolVMError,
-  VMNotFoundError,
-  VMStateError,
-} from "../errors.js";
+import { CommandExecutionUnavailableError, HostError, SmolVMError, VMNotFoundError, VMStateError } from "../errors.js";
 import { liveness } from "../host/process.js";
 import type { GuestConnection } from "../guest/index.js";
 import type { QemuProcess } from "../hypervisor/index.js";
 import { boot, guestAddress } from "./boot.js";
 import { waitForClaim } from "./claim.js";
-import { runCommand, spawnCommand, type CommandHost, type GuestProcess, type RunOptions, type SpawnOptions } from "./command.js";
+import {
+  runCommand,
+  spawnCommand,
+  type CommandHost,
+  type GuestProcess,
+  type RunOptions,
+  type SpawnOptions,
+} from "./command.js";
 import { assertKnownFields, assertVmId, integer, invalid, type VMConfig } from "./config.js";
 import { followConsole, readConsole, rotateConsole } from "./console-log.js";
 import { explainDeath, type Death } from "./death.js";
@@ -25,7 +26,15 @@ import { endWithProgram, killQemu, sweep } from "./reaper.js";
 import type { RunResult } from "./result.js";
 import { readOptions, type VMOptions, type Wish } from "./source.js";
 import { claimMachine } from "./make.js";
-import { loadState, machineFiles, machineFolder, removeFolder, saveState, type MachineState, type VMStatus } from "./state.js";
+import {
+  loadState,
+  machineFiles,
+  machineFolder,
+  removeFolder,
+  saveState,
+  type MachineState,
+  type VMStatus,
+} from "./state.js";
 import { stopRunning } from "./stop.js";
 
 export interface StartOptions {
@@ -118,8 +127,12 @@ export class SmolVM implements AsyncDisposable {
   /** What is known of the machine. Frozen; a new object with each call. */
   get info(): VMInfo {
     const state = this.#state;
-    if (state === null) return machineInfo({ vmId: this.#vmId, status: this.#status, detached: this.#wish?.detached ?? false });
-    return machineInfo({ ...state, status: this.#status, reason: this.#death?.reason ?? state.reason }, this.#lane?.connection.agent);
+    if (state === null)
+      return machineInfo({ vmId: this.#vmId, status: this.#status, detached: this.#wish?.detached ?? false });
+    return machineInfo(
+      { ...state, status: this.#status, reason: this.#death?.reason ?? state.reason },
+      this.#lane?.connection.agent,
+    );
   }
 
   /**
@@ -192,7 +205,8 @@ export class SmolVM implements AsyncDisposable {
 
   /** Ends the machine and removes everything of it. Idempotent. */
   async delete(): Promise<void> {
-    const writesThrough = this.#state?.diskMode === "shared" || this.#state?.extraDrives.some((drive) => !drive.readOnly);
+    const writesThrough =
+      this.#state?.diskMode === "shared" || this.#state?.extraDrives.some((drive) => !drive.readOnly);
     // What is written to files that stay must arrive there; a private disk goes away anyway.
     if (writesThrough === true) await this.stop();
     await this.#inTurn(() => this.#discard());
@@ -260,7 +274,10 @@ export class SmolVM implements AsyncDisposable {
   /** Takes back a port of the host. @throws ValidationError when it is not forwarded. */
   async unexposeLocal(hostPort: number): Promise<void> {
     integer("hostPort", hostPort, 1, 65535);
-    await this.#changing(async (files, state) => ({ state: await removePort(files, state, hostPort), value: undefined }));
+    await this.#changing(async (files, state) => ({
+      state: await removePort(files, state, hostPort),
+      value: undefined,
+    }));
   }
 
   /** Sets variables for every later command in the machine, also after it was stopped and started again. */
@@ -287,9 +304,9 @@ export class SmolVM implements AsyncDisposable {
   }
 
   /** The guest's console from its beginning and on as it grows, until the machine ends. */
-  consoleStream(): Readable {
+  consoleStream(options: { readonly signal?: AbortSignal | undefined } = {}): Readable {
     if (this.#state === null) throw this.#notRunning();
-    return followConsole(this.#files().console, () => this.#status !== "running");
+    return followConsole(this.#files().console, () => this.#status !== "running", options.signal);
   }
 
   #files() {
@@ -409,7 +426,9 @@ export class SmolVM implements AsyncDisposable {
   #connection(): GuestConnection {
     if (this.#lane !== null) return this.#lane.connection;
     throw this.#status === "running"
-      ? new CommandExecutionUnavailableError(`The machine '${this.#vmId}' can't be reached.`, { cause: this.#laneFailure })
+      ? new CommandExecutionUnavailableError(`The machine '${this.#vmId}' can't be reached.`, {
+          cause: this.#laneFailure,
+        })
       : this.#notRunning();
   }
 

@@ -28,7 +28,9 @@ export function startEgressFilter(folder: string, signal?: AbortSignal): Promise
         return;
       }
       child.kill("SIGKILL");
-      reject(error instanceof Error ? error : new HostError("HOST_IO", "The egress filter was stopped.", { cause: error }));
+      reject(
+        error instanceof Error ? error : new HostError("HOST_IO", "The egress filter was stopped.", { cause: error }),
+      );
     };
     const aborted = (): void => settle(signal?.reason);
     const timer = setTimeout(

@@ -116,7 +116,10 @@ export async function probeAccelerator(accelerator: Accelerator, arch: GuestArch
       return { works: false, seen: `${accelerator} opens, but a guest on it hangs (nothing after ${took} ms)` };
     }
     const ending = signal ?? `exit status ${status ?? "?"}`;
-    return { works: false, seen: `QEMU ended with ${ending} on ${accelerator}${complaint === "" ? "" : `: ${complaint}`}` };
+    return {
+      works: false,
+      seen: `QEMU ended with ${ending} on ${accelerator}${complaint === "" ? "" : `: ${complaint}`}`,
+    };
   } catch (error) {
     throw new HostError("HOST_TOOL_FAILED", `'${binary}' can't be started.`, { cause: error, details: { binary } });
   } finally {

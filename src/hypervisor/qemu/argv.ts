@@ -56,9 +56,7 @@ function descriptorPath(): string {
 
 /** QEMU's own system call filter: no new privileges, no other programs, no rarely used calls. */
 function sandboxArguments(facts: QemuFacts): string[] {
-  return facts.sandbox
-    ? ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
-    : [];
+  return facts.sandbox ? ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"] : [];
 }
 
 function platformArguments(spec: MachineSpec, facts: QemuFacts): string[] {

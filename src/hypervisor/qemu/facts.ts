@@ -87,7 +87,11 @@ async function askMonitor(binary: string): Promise<Pick<QemuFacts, "version" | "
 }
 
 async function ask(binary: string, args: readonly string[], input: string): Promise<string> {
-  const child = spawn(binary, args, { stdio: ["pipe", "pipe", "pipe"], timeout: ASK_TIMEOUT_MS, killSignal: "SIGKILL" });
+  const child = spawn(binary, args, {
+    stdio: ["pipe", "pipe", "pipe"],
+    timeout: ASK_TIMEOUT_MS,
+    killSignal: "SIGKILL",
+  });
   let stdout = "";
   let stderr = "";
   child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));

@@ -13,7 +13,10 @@ const TIMEOUT_MS = 5000;
 export function forwardPort(folder: string, guestPort: number, hostPort: number): Promise<number> {
   return withQmp({ folder, name: QMP_SOCKET }, TIMEOUT_MS, async (qmp) => {
     const before = hostPort === 0 ? await forwardedPorts(qmp) : [];
-    const answer = await monitor(qmp, `hostfwd_add net0 tcp:127.0.0.1:${hostPort}-${GUEST_NETWORK.address}:${guestPort}`);
+    const answer = await monitor(
+      qmp,
+      `hostfwd_add net0 tcp:127.0.0.1:${hostPort}-${GUEST_NETWORK.address}:${guestPort}`,
+    );
     if (answer !== "") {
       throw new HostError("HOST_PORT_IN_USE", `Port ${hostPort} of 127.0.0.1 can't be used: ${answer}.`, {
         hint: "Leave the host port out to get a free one.",

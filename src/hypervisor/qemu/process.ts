@@ -19,11 +19,13 @@ export interface QemuProcess {
   readonly running: boolean;
   /** SIGKILL. */
   kill(): void;
+  /** From now on it doesn't keep this program alive. */
+  unref(): void;
 }
 
 /**
  * Starts QEMU in `folder`, confined, with its own messages going to `logFd`. It has a session of its own: a Ctrl-C on this
- * program's terminal is for this program to act on. It does not keep this program alive.
+ * program's terminal is for this program to act on. It keeps this program alive until `unref()`.
  *
  * @throws HostError HOST_TOOL_FAILED when it can't be started.
  */
@@ -44,7 +46,6 @@ export async function startQemu(
     child.once("exit", (status, signal) => resolve({ status, signal }));
   });
   await spawned(child, binary);
-  child.unref();
   const identity = processIdentity(child.pid);
   if (identity === null) {
     await exited;
@@ -58,6 +59,9 @@ export async function startQemu(
     },
     kill() {
       child.kill("SIGKILL");
+    },
+    unref() {
+      child.unref();
     },
   };
 }
