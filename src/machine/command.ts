@@ -110,7 +110,7 @@ export async function runCommand(host: CommandHost, command: unknown, options: R
 interface Supervised {
   readonly process: GuestProcess;
   /** Kills everything that the command started, and makes `wait()` reject with this. */
-  abandon(reason: unknown): void;
+  readonly abandon: (reason: unknown) => void;
 }
 
 function supervise(

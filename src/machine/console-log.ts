@@ -27,7 +27,6 @@ export function consoleTail(path: string, lines = 20): readonly string[] {
 
 /** What a terminal would do something with is left out: the text is the guest's and may be shown to a person. */
 export function printable(line: string): string {
-  // eslint-disable-next-line no-control-regex -- control characters are what it is about
   return line
     .replace(/\x1b\[[0-9;?]*[ -/]*[@-~]/g, "")
     .replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "")

@@ -1,5 +1,5 @@
 import { posix } from "node:path";
-import { Readable, type Writable } from "node:stream";
+import type { Readable, Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 
 import type { CallOptions, FileKind, GuestFiles, GuestStat, ReadOptions } from "../guest/index.js";

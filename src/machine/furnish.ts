@@ -51,3 +51,8 @@ export async function growRootFileSystem(
     signal.removeEventListener("abort", kill);
   }
 }
+
+/** The guest's address, or null in a machine without a network. */
+export function guestAddress(state: Pick<MachineState, "network">): string | null {
+  return state.network === "none" ? null : GUEST_NETWORK.address;
+}

@@ -1,7 +1,7 @@
 import type { AgentInfo } from "../guest/index.js";
 import type { Accelerator, NetworkMode } from "../hypervisor/index.js";
-import { guestAddress } from "./boot.js";
 import type { DiskMode } from "./config.js";
+import { guestAddress } from "./furnish.js";
 import { machineFolder, type ForwardedPort, type MachineState, type VMStatus } from "./state.js";
 
 /** What is known of a machine. Frozen. Fields are null while they are not known. */

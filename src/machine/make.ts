@@ -6,7 +6,7 @@ import { claimFolder, ownIdentity, type MachineState } from "./state.js";
 export interface MadeMachine {
   readonly state: MachineState;
   /** Gives back the image's files. Called when the machine's folder is gone. */
-  release(): Promise<void>;
+  readonly release: () => Promise<void>;
 }
 
 /**
@@ -15,8 +15,8 @@ export interface MadeMachine {
  * @throws VMAlreadyExistsError, ImageError, ValidationError
  */
 export async function claimMachine(wish: Wish, signal: AbortSignal | undefined): Promise<MadeMachine> {
-  const { config, image, cacheDir } = await wish.resolve(signal);
-  const paths = [config.kernelPath, config.rootfsPath, ...(config.initrdPath === null ? [] : [config.initrdPath])];
+  const { config, image, cacheDir, ...resolved } = await wish.resolve(signal);
+  const paths = [config.kernelPath, config.rootfsPath, ...(resolved.initrdPath === null ? [] : [resolved.initrdPath])];
   const lease = await new ImageStore(cacheDir).lease(paths, { vmId: wish.vmId });
   try {
     // The immutable content itself: another version of the image may take the name while the machine is there.
@@ -33,7 +33,7 @@ export async function claimMachine(wish: Wish, signal: AbortSignal | undefined):
       kernelPath,
       rootfsPath: config.diskMode === "shared" ? config.rootfsPath : leasedRootfs,
       initrdPath,
-      bootArgs: config.bootArgs,
+      bootArgs: resolved.bootArgs,
       vcpuCount: wantedVcpus(config),
       memSizeMib: config.memSizeMib,
       diskMode: config.diskMode,

@@ -14,7 +14,7 @@ export async function addPort(files: MachineFiles, state: MachineState, guestPor
 }
 
 /** @throws ValidationError when the port is not forwarded. */
-export async function removePort(files: MachineFiles, state: MachineState, hostPort: number): Promise<MachineState> {
+export async function removePort(files: MachineFiles, state: MachineState, hostPort: number) {
   await unforwardPort(files.sockets, hostPort);
-  return { ...state, ports: state.ports.filter((port) => port.hostPort !== hostPort) };
+  return { state: { ...state, ports: state.ports.filter((port) => port.hostPort !== hostPort) }, value: undefined };
 }

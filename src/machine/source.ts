@@ -35,6 +35,9 @@ export interface Wish {
 
 export interface Resolved {
   readonly config: VMConfig;
+  /** What applies of these two: the configuration's own, else what belongs to its kernel in the cache. */
+  readonly initrdPath: string | null;
+  readonly bootArgs: string | null;
   readonly image: string | null;
   readonly cacheDir: string;
 }
@@ -71,7 +74,14 @@ export function readOptions(options: VMConfig | VMOptions): Wish {
         initrdPath: fields.initrdPath ?? local.initrdPath,
         bootArgs: [local.bootArgs, fields.bootArgs].filter((args) => args !== null && args !== undefined).join(" "),
       });
-      return { config, image: local.name, cacheDir: where.images?.cacheDir ?? cacheDir ?? imageDir() };
+      const { initrdPath, bootArgs } = config;
+      return {
+        config,
+        initrdPath,
+        bootArgs,
+        image: local.name,
+        cacheDir: where.images?.cacheDir ?? cacheDir ?? imageDir(),
+      };
     },
   };
 }
@@ -101,10 +111,14 @@ async function defaultImage(where: Where, signal: AbortSignal | undefined) {
 async function withCompanions(config: VMConfig, where: Where, signal: AbortSignal | undefined): Promise<Resolved> {
   signal?.throwIfAborted();
   const cacheDir = where.images?.cacheDir ?? where.cacheDir ?? imageDir();
-  const resolved = { config, image: null, cacheDir };
-  if (config.initrdPath !== null) return resolved;
+  const { initrdPath, bootArgs } = config;
+  const resolved = { config, initrdPath, bootArgs, image: null, cacheDir };
+  if (initrdPath !== null) return resolved;
   const companions = await (await manager(where)).companionsOf(config.kernelPath);
   if (companions === null) return resolved;
-  const { initrdPath = null, bootArgs = null } = companions;
-  return { ...resolved, config: new VMConfig({ ...config, initrdPath, bootArgs: config.bootArgs ?? bootArgs }) };
+  return {
+    ...resolved,
+    initrdPath: companions.initrdPath ?? null,
+    bootArgs: bootArgs ?? companions.bootArgs ?? null,
+  };
 }

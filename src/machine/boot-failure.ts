@@ -1,0 +1,56 @@
+import { readFile } from "node:fs/promises";
+
+import { BootError, HostError } from "../errors.js";
+import type { Accelerator, QemuExit } from "../hypervisor/index.js";
+import { consoleTail, printable } from "./console-log.js";
+import type { MachineFiles } from "./state.js";
+
+/** How far a start came: QEMU being started, its guest's kernel booting, the agent answering, the guest being set up. */
+export type BootPhase = "spawn" | "kernel" | "agent" | "configure";
+
+export interface Ending {
+  readonly vmId: string;
+  readonly phase: BootPhase;
+  readonly accelerator: Accelerator;
+  readonly cause: unknown;
+  /** Set when QEMU ended by itself. */
+  readonly exit?: QemuExit;
+  /** Set when the time was up. */
+  readonly timeoutMs?: number;
+}
+
+const LOG_LIMIT = 2000;
+
+/** The error for a guest that did not come up, with what QEMU and the guest's console said. */
+export async function bootFailure(files: MachineFiles, ending: Ending): Promise<Error> {
+  const { vmId, phase, accelerator, cause, exit, timeoutMs } = ending;
+  if (cause instanceof HostError) return cause;
+  const text = await readFile(files.log, "utf8").catch(() => ""); // not written yet
+  const log = text.split("\n").map(printable).join("\n").trim().slice(-LOG_LIMIT);
+  const tail = consoleTail(files.console);
+  const complaint = log.split("\n").at(-1) ?? "";
+  const failure = {
+    phase,
+    accelerator,
+    consoleTail: tail,
+    cause,
+    details: { vmId, qemuLog: log, ...(exit ? { exit } : {}), ...(timeoutMs === undefined ? {} : { timeoutMs }) },
+  };
+  if (exit !== undefined && (exit.status !== 0 || tail.length === 0)) {
+    const how = exit.signal ?? `exit status ${exit.status ?? "?"}`;
+    return new BootError(`QEMU ended with ${how} while the guest was booting${complaint && `: ${complaint}`}`, failure);
+  }
+  if (exit !== undefined) return new BootError(`The guest ended while it was booting: ${lastWords(tail)}`, failure);
+  if (timeoutMs !== undefined) {
+    return new BootError(`The guest did not come up within ${timeoutMs} ms; last on its console: ${lastWords(tail)}`, {
+      ...failure,
+      hint: "Give start() more time, or look at the console for what it waits for.",
+    });
+  }
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new BootError(`The guest could not be set up: ${reason}`, failure);
+}
+
+function lastWords(tail: readonly string[]): string {
+  return tail.find((line) => line.includes("Kernel panic")) ?? tail.at(-1) ?? "nothing";
+}

@@ -1,0 +1,398 @@
+import { CommandExecutionUnavailableError, HostError, SmolVMError, VMNotFoundError, VMStateError } from "../errors.js";
+import type { AgentInfo, ExecRequest, GuestConnection, GuestProcess as RemoteProcess } from "../guest/index.js";
+import { liveness } from "../host/process.js";
+import type { QemuProcess } from "../hypervisor/index.js";
+import { boot } from "./boot.js";
+import { waitForClaim } from "./claim.js";
+import { rotateConsole } from "./console-log.js";
+import { explainDeath, type Death } from "./death.js";
+import { openFreeLane, type Lane } from "./lanes.js";
+import { claimMachine } from "./make.js";
+import { endWithProgram, killQemu, sweep } from "./reaper.js";
+import type { Wish } from "./source.js";
+import {
+  loadState,
+  machineFiles,
+  machineFolder,
+  removeFolder,
+  saveState,
+  type MachineFiles,
+  type MachineState,
+  type VMStatus,
+} from "./state.js";
+import { stopRunning } from "./stop.js";
+
+/** How long another program's start or stop of the same machine is waited for. */
+const CLAIM_TIMEOUT_MS = 90_000;
+const ATTACH_TIMEOUT_MS = 5000;
+const ROTATE_MS = 2000;
+/** A dying QEMU closes its sockets a moment before the system tells that it is gone. */
+const DEATH_GRACE_MS = 500;
+const KILL_WAIT_MS = 5000;
+
+export interface BootLimits {
+  readonly timeoutMs: number | undefined;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** One machine as this program sees it: what it is, whether it runs, and the way in. Changes happen one after the other. */
+export class Machine {
+  readonly vmId: string;
+  readonly files: MachineFiles;
+  readonly #wish: Wish | null;
+  #state: MachineState | null;
+  #status: VMStatus = "created";
+  #death: Death | null = null;
+  #deleted = false;
+  /** Only where this object started it. */
+  #qemu: QemuProcess | null = null;
+  #lane: Lane | null = null;
+  #laneFailure: Error | null = null;
+  #releaseImage: (() => Promise<void>) | null = null;
+  #endsWithProgram: Disposable | null = null;
+  #rotation: NodeJS.Timeout | undefined;
+  #starting: AbortController | null = null;
+  #turn: Promise<unknown> = Promise.resolve();
+
+  /** A machine that is to be made, or one that is there already. */
+  constructor(origin: { readonly wish: Wish } | { readonly state: MachineState }) {
+    const isNew = "wish" in origin;
+    this.#wish = isNew ? origin.wish : null;
+    this.#state = isNew ? null : origin.state;
+    this.vmId = isNew ? origin.wish.vmId : origin.state.vmId;
+    this.files = machineFiles(machineFolder(this.vmId));
+    if (!isNew) this.#adopt(origin.state);
+  }
+
+  get status(): VMStatus {
+    return this.#status;
+  }
+
+  /** Null before it is made and after it is deleted. */
+  get state(): MachineState | null {
+    return this.#state;
+  }
+
+  get death(): Death | null {
+    return this.#death;
+  }
+
+  /** What the guest's agent has said of itself, while there is a connection. */
+  get agent(): AgentInfo | undefined {
+    return this.#lane?.connection.agent;
+  }
+
+  get detached(): boolean {
+    return this.#state?.detached ?? this.#wish?.detached ?? false;
+  }
+
+  start({ timeoutMs, signal }: BootLimits): Promise<void> {
+    return this.#inTurn(async () => {
+      signal?.throwIfAborted();
+      if (this.#deleted) throw new VMStateError(`The machine '${this.vmId}' was deleted.`);
+      if (this.#status === "running") throw new VMStateError(`The machine '${this.vmId}' runs already.`);
+      const starting = new AbortController();
+      this.#starting = starting;
+      const either = signal === undefined ? starting.signal : AbortSignal.any([signal, starting.signal]);
+      const sweeping = sweep();
+      sweeping.catch(() => undefined); // awaited below
+      const isNew = this.#state === null;
+      try {
+        if (isNew) await this.#make(either);
+        await this.#boot({ timeoutMs, signal: either });
+        await sweeping;
+      } catch (error) {
+        if (isNew) await this.#remove();
+        this.#status = "error";
+        throw error;
+      } finally {
+        this.#starting = null;
+      }
+    });
+  }
+
+  stop(): Promise<void> {
+    this.#starting?.abort(new VMStateError(`The machine '${this.vmId}' was stopped while it started.`));
+    return this.#inTurn(async () => {
+      if (this.#state === null) return;
+      const claim = await waitForClaim(this.files.lock, CLAIM_TIMEOUT_MS).catch((error: unknown) => {
+        if ((error as NodeJS.ErrnoException).code === "ENOENT") return null; // deleted by another program
+        throw error;
+      });
+      if (claim === null) return;
+      try {
+        const state = (await loadState(this.vmId)) ?? this.#state;
+        const qemu = this.#qemu;
+        this.#leave();
+        if (state.run !== null) await stopRunning(this.files, state, { qemu, lane: this.#lane });
+        await this.#dropLane();
+        this.#death = null;
+        const stopped: MachineState = { ...state, status: "stopped", reason: null, run: null, ports: [] };
+        this.#adopt(stopped);
+        await saveState(this.files, stopped);
+      } finally {
+        await claim.release();
+      }
+    });
+  }
+
+  async delete(): Promise<void> {
+    this.#starting?.abort(new VMStateError(`The machine '${this.vmId}' was deleted while it started.`));
+    const writesThrough =
+      this.#state?.diskMode === "shared" || this.#state?.extraDrives.some((drive) => !drive.readOnly) === true;
+    // What is written to files that stay must arrive there; a private disk goes away anyway.
+    if (writesThrough) await this.stop();
+    await this.#inTurn(async () => {
+      await this.#remove();
+      this.#deleted = true;
+      this.#status = "stopped";
+    });
+  }
+
+  /** Reads what other programs have made of it. */
+  refresh(): Promise<void> {
+    return this.#inTurn(async () => {
+      if (this.#state === null) return;
+      await sweep();
+      const state = await loadState(this.vmId);
+      if (state === null) {
+        this.#leave();
+        await this.#dropLane();
+        this.#state = null;
+        this.#deleted = true;
+        this.#status = "stopped";
+        return;
+      }
+      const sameRun = state.run?.token === this.#state.run?.token;
+      if (sameRun && this.#qemu !== null) {
+        this.#state = { ...state, status: this.#state.status };
+        return;
+      }
+      if (!sameRun) {
+        this.#leave();
+        await this.#dropLane();
+      }
+      this.#adopt(state);
+      await this.#attach();
+    });
+  }
+
+  /** Opens a lane to a machine that another object started. That it fails matters only when a command is to be run. */
+  attach(): Promise<void> {
+    return this.#inTurn(() => this.#attach());
+  }
+
+  /** Changes what is known of a running machine while no other program does. */
+  change<T>(act: (state: MachineState) => Promise<{ readonly state: MachineState; readonly value: T }>): Promise<T> {
+    return this.#inTurn(async () => {
+      if (this.#status !== "running") throw this.notRunning();
+      const claim = await waitForClaim(this.files.lock, CLAIM_TIMEOUT_MS);
+      try {
+        const current = await loadState(this.vmId);
+        if (current === null) throw new VMNotFoundError(this.vmId);
+        const { state, value } = await act(current);
+        this.#state = state;
+        await saveState(this.files, state);
+        return value;
+      } finally {
+        await claim.release();
+      }
+    });
+  }
+
+  /** @throws CommandExecutionUnavailableError */
+  connection(): GuestConnection {
+    if (this.#lane !== null) return this.#lane.connection;
+    if (this.#status !== "running") throw this.notRunning();
+    throw new CommandExecutionUnavailableError(`The machine '${this.vmId}' can't be reached.`, {
+      ...(this.#laneFailure === null ? {} : { cause: this.#laneFailure, hint: hintOf(this.#laneFailure) }),
+      details: { vmId: this.vmId },
+    });
+  }
+
+  exec(request: ExecRequest): RemoteProcess {
+    return this.connection().exec(request);
+  }
+
+  /** An idle machine doesn't keep the program alive; one that is held does. */
+  hold(): Disposable {
+    return this.#lane?.hold() ?? { [Symbol.dispose]: () => undefined };
+  }
+
+  /** A connection that broke because the machine died is reported with the machine's cause of death. */
+  async explain(error: unknown): Promise<unknown> {
+    if (!(error instanceof CommandExecutionUnavailableError)) return error;
+    const deadline = Date.now() + DEATH_GRACE_MS;
+    while (this.#death === null && this.#status === "running" && Date.now() < deadline) await pause(10);
+    return this.#death === null ? error : this.notRunning(error);
+  }
+
+  /** The error of calls that need a running machine. */
+  notRunning(cause: unknown = this.#laneFailure ?? undefined): CommandExecutionUnavailableError {
+    if (this.#death === null) {
+      return new CommandExecutionUnavailableError(`The machine '${this.vmId}' is not running: it is ${this.#status}.`, {
+        hint: this.#deleted ? "Create another one." : "Start it first.",
+        details: { vmId: this.vmId, status: this.#status },
+      });
+    }
+    return new CommandExecutionUnavailableError(`The machine '${this.vmId}' has ended: ${this.#death.reason}.`, {
+      cause,
+      details: { vmId: this.vmId, reason: this.#death.reason },
+    });
+  }
+
+  #inTurn<T>(act: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(act);
+    this.#turn = result.catch(() => undefined); // the caller has it; the next turn begins either way
+    return result;
+  }
+
+  async #make(signal: AbortSignal): Promise<void> {
+    if (this.#wish === null) throw new VMNotFoundError(this.vmId);
+    const { state, release } = await claimMachine(this.#wish, signal);
+    this.#releaseImage = release;
+    this.#state = state;
+    if (!state.detached) {
+      this.#endsWithProgram = endWithProgram({ kill: () => this.#qemu?.kill(), folder: this.files.folder });
+    }
+  }
+
+  async #boot(limits: BootLimits): Promise<void> {
+    const claim = await waitForClaim(this.files.lock, CLAIM_TIMEOUT_MS, limits.signal);
+    try {
+      const state = await loadState(this.vmId);
+      if (state === null) throw new VMNotFoundError(this.vmId);
+      if (state.run?.qemu && liveness(state.run.qemu) !== "dead") {
+        throw new VMStateError(`The machine '${this.vmId}' runs already.`);
+      }
+      this.#death = null;
+      this.#laneFailure = null;
+      try {
+        const running = await boot(this.files, state, { ...limits, onSpawn: (qemu) => (this.#qemu = qemu) });
+        this.#adopt(running.state);
+        this.#use(running.lane);
+        this.#watch(running.qemu);
+      } catch (error) {
+        this.#qemu = null;
+        const reason = error instanceof Error ? error.message : String(error);
+        // A machine that is new is about to be removed; of another one its state tells why it is down.
+        await saveState(this.files, { ...state, status: "error", reason, run: null, ports: [] }).catch(() => undefined);
+        throw error;
+      }
+    } finally {
+      await claim.release();
+    }
+  }
+
+  /** Follows a QEMU that this object started. */
+  #watch(qemu: QemuProcess): void {
+    const rotate = (): void => void rotateConsole(this.files.console).catch(() => undefined); // tried again soon
+    this.#rotation = setInterval(rotate, ROTATE_MS).unref();
+    void qemu.exited.then(async (exit) => {
+      if (this.#qemu !== qemu) return; // it was ended on purpose
+      this.#leave();
+      await this.#noteDeath(explainDeath(this.files, exit));
+    });
+  }
+
+  /** From now on the end of QEMU is no news. */
+  #leave(): void {
+    clearInterval(this.#rotation);
+    this.#qemu = null;
+  }
+
+  async #noteDeath(death: Death): Promise<void> {
+    this.#death = death;
+    this.#status = death.status;
+    await this.#dropLane();
+    const state = await loadState(this.vmId);
+    // Another program may have deleted it, or started it anew.
+    if (state === null || state.run?.token !== this.#state?.run?.token) return;
+    this.#state = { ...state, ...death, run: null, ports: [] };
+    await saveState(this.files, this.#state).catch(() => undefined); // being deleted in this moment
+  }
+
+  #adopt(state: MachineState): void {
+    this.#state = state;
+    this.#status = state.status === "starting" ? "created" : state.status;
+  }
+
+  async #attach(): Promise<void> {
+    if (this.#status !== "running" || this.#lane !== null) return;
+    try {
+      this.#use(await openFreeLane(this.files, { timeoutMs: ATTACH_TIMEOUT_MS }));
+      this.#laneFailure = null;
+    } catch (error) {
+      this.#laneFailure = error as Error;
+    }
+  }
+
+  #use(lane: Lane): void {
+    this.#lane = lane;
+    void lane.connection.closed.then(async (reason) => {
+      if (this.#lane !== lane) return; // closed by this object
+      this.#laneFailure = reason;
+      await this.#dropLane();
+      await this.#lost(reason);
+    });
+  }
+
+  /** The guest has hung up. Mostly its QEMU has ended; if not, its agent is not to be trusted any more. */
+  async #lost(reason: Error): Promise<void> {
+    const own = this.#qemu;
+    const identity = own?.identity ?? this.#state?.run?.qemu;
+    const deadline = Date.now() + DEATH_GRACE_MS;
+    while (identity && liveness(identity) === "alive" && Date.now() < deadline) await pause(10);
+    if (!identity || this.#status !== "running") return;
+    if (own !== null) {
+      if (this.#qemu !== own || !own.running) return; // its end is watched for itself
+      this.#leave();
+      own.kill();
+      await this.#noteDeath({ status: "error", reason: `it was ended, as its agent failed: ${reason.message}` });
+    } else if (liveness(identity) === "dead") {
+      const state = await loadState(this.vmId);
+      // Stopped or deleted by the program that has it, or dead by itself.
+      if (state === null || state.status === "stopped") this.#status = "stopped";
+      else await this.#noteDeath(explainDeath(this.files, null));
+    }
+  }
+
+  async #dropLane(): Promise<void> {
+    const lane = this.#lane;
+    this.#lane = null;
+    await lane?.close();
+  }
+
+  /** Ends what runs and removes everything. */
+  async #remove(): Promise<void> {
+    const qemu = this.#qemu;
+    this.#leave();
+    await this.#dropLane();
+    if (this.#state !== null) {
+      if (qemu !== null) {
+        qemu.kill();
+        await Promise.race([qemu.exited, pause(KILL_WAIT_MS)]);
+      } else {
+        const state = await loadState(this.vmId);
+        if (state !== null) await killQemu(state);
+      }
+      await removeFolder(this.files.folder).catch((error: unknown) => {
+        throw new HostError("HOST_IO", `The machine's folder '${this.files.folder}' can't be removed.`, {
+          cause: error,
+        });
+      });
+    }
+    this.#endsWithProgram?.[Symbol.dispose]();
+    await this.#releaseImage?.();
+    this.#releaseImage = null;
+    this.#state = null;
+  }
+}
+
+function hintOf(error: Error): string | undefined {
+  return error instanceof SmolVMError ? error.hint : undefined;
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
