@@ -51,12 +51,9 @@ async function fromFolder(hunt: Hunt, options: HuntOptions): Promise<Obtained | 
   const have = record?.assets[asset.kind];
   if (record !== null && !fitsAsset(have, asset)) return null; // part of the image that this one replaces
   const expected = have ?? remembered(hunt);
-  const { actual } =
-    expected === null
-      ? await store.blobs.read(path, hashing(asset, options))
-      : await store.blobs.examine(path, expected.contentDigest, hashing(asset, options));
-  if (actual !== null && (expected === null || actual === expected.contentDigest)) {
-    const size = lstatSync(path).size;
+  const actual = await examineInPlace(hunt, expected, options);
+  if (actual !== null) {
+    const { size } = lstatSync(path);
     await installation.adopt(path, actual);
     if (have !== undefined) return { asset, record: have, origin: "cache" };
     return {
@@ -67,6 +64,23 @@ async function fromFolder(hunt: Hunt, options: HuntOptions): Promise<Obtained | 
   }
   await installation.setAside(image.name, asset.kind, expected?.contentDigest ?? null);
   return null;
+}
+
+/** The digest of the file in the image's own folder if it is the expected one, or any if none is expected. */
+async function examineInPlace(
+  { store, image, asset }: Omit<Hunt, "installation">,
+  expected: Expected | null,
+  options: HuntOptions,
+): Promise<string | null> {
+  const path = store.layout.asset(image.name, asset.kind);
+  if (expected === null) return (await store.blobs.read(path, hashing(asset, options))).actual;
+  const { actual } = await store.blobs.examine(path, expected.contentDigest, hashing(asset, options));
+  return actual === expected.contentDigest ? actual : null;
+}
+
+/** Whether the file that another tool put into the image's folder can be used where it is, with nothing written. */
+export async function isRightInPlace(hunt: Omit<Hunt, "installation">, options: HuntOptions): Promise<boolean> {
+  return (await examineInPlace(hunt, remembered(hunt), options)) !== null;
 }
 
 /** Content that is here under another name, or that has lost its name. */
@@ -112,7 +126,7 @@ async function download(hunt: Hunt, address: Address, options: HuntOptions): Pro
   const { discardPartial, mirrorsOf, transfer } = await import("./fetch/index.js");
   const partial = join(store.layout.partials, addressKey(address));
   const result = await transfer({
-    urls: [...mirrorsOf(address.url), address.url],
+    urls: [...mirrorsOf(address.url, image.mirrors), address.url],
     digest: address.digest,
     partial,
     signal: options.signal,
@@ -130,8 +144,13 @@ async function download(hunt: Hunt, address: Address, options: HuntOptions): Pro
   return { asset, record: { contentDigest, size, url: address.url, digest }, origin: "download" };
 }
 
+interface Expected {
+  readonly digest: string | null;
+  readonly contentDigest: string;
+}
+
 /** What the bytes are expected to be before any were fetched: by what the address served before, or by its pinned digest. */
-function remembered(hunt: Hunt): { readonly digest: string | null; readonly contentDigest: string } | null {
+function remembered(hunt: Omit<Hunt, "installation">): Expected | null {
   const { store, asset, record } = hunt;
   if (asset.url === null) return null;
   const seen = store.sources.recall({ url: asset.url, digest: asset.digest });

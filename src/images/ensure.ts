@@ -1,5 +1,6 @@
-import { obtainAsset, type HuntOptions, type Obtained } from "./asset.js";
-import type { LocalImage } from "./source.js";
+import { isRightInPlace, obtainAsset, type HuntOptions, type Obtained } from "./asset.js";
+import { HostError } from "../errors.js";
+import { LocalImage } from "./source.js";
 import type { ImageOrigin, ImageRecord, ImageStore } from "./store/index.js";
 import { warnUnverified } from "./unverified.js";
 import type { WantedImage } from "./wanted.js";
@@ -10,9 +11,25 @@ export interface BringOptions extends Omit<HuntOptions, "signal"> {
 
 /** Puts an image right: what is here already is used, the rest is downloaded, and all of it becomes visible at once. */
 export async function bringImage(store: ImageStore, wanted: WantedImage, options: BringOptions): Promise<LocalImage> {
+  const record = await store.read(wanted.name);
+  try {
+    return await install(store, wanted, record, options);
+  } catch (error) {
+    const readOnly = error instanceof HostError && error.code === "HOST_PERMISSION";
+    const image = readOnly && record === null ? await inPlace(store, wanted, options) : null;
+    if (image === null) throw error;
+    return image;
+  }
+}
+
+async function install(
+  store: ImageStore,
+  wanted: WantedImage,
+  record: ImageRecord | null,
+  options: BringOptions,
+): Promise<LocalImage> {
   const { name, bootArgs } = wanted;
-  const record = await store.read(name);
-  return store.installing(name, async (installation) => {
+  return store.installing(name, options.signal, async (installation) => {
     const obtained = await together(options.signal, wanted.assets, async (asset, signal) => {
       const found = await obtainAsset({ store, installation, image: wanted, asset, record }, { ...options, signal });
       options.report({ asset: asset.kind, phase: "done", bytes: found.record.size, total: found.record.size });
@@ -25,7 +42,25 @@ export async function bringImage(store: ImageStore, wanted: WantedImage, options
         unverified.map(({ asset }) => asset.kind),
       );
     const assets = Object.fromEntries(obtained.map(({ asset, record: found }) => [asset.kind, found]));
-    await installation.commit(name, { assets, bootArgs, origin: originOf(obtained, record) }, options.signal);
+    await installation.commit(name, { assets, bootArgs, origin: originOf(obtained, record) });
+  });
+}
+
+/** In a cache that can't be written, the files that another tool put there are used if they are right. */
+async function inPlace(store: ImageStore, wanted: WantedImage, options: BringOptions): Promise<LocalImage | null> {
+  const { name, bootArgs, assets } = wanted;
+  const right = await together(options.signal, assets, (asset, signal) =>
+    isRightInPlace({ store, image: wanted, asset, record: null }, { ...options, signal }),
+  );
+  if (right.includes(false)) return null;
+  const unpinned = assets.filter(({ digest }) => digest === null).map(({ kind }) => kind);
+  if (unpinned.length > 0) warnUnverified(name, unpinned);
+  return new LocalImage({
+    name,
+    kernelPath: store.layout.asset(name, "kernel"),
+    rootfsPath: store.layout.asset(name, "rootfs"),
+    initrdPath: assets.some(({ kind }) => kind === "initrd") ? store.layout.asset(name, "initrd") : null,
+    bootArgs,
   });
 }
 

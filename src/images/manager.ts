@@ -171,6 +171,8 @@ export class ImageManager {
   }
 }
 
+const VERIFY: readonly unknown[] = ["auto", "full"];
+
 function checkedFolder(cacheDir: unknown): string | undefined {
   if (cacheDir === undefined) return undefined;
   if (typeof cacheDir === "string" && cacheDir !== "" && !cacheDir.includes("\0")) return cacheDir;
@@ -179,7 +181,7 @@ function checkedFolder(cacheDir: unknown): string | undefined {
   });
 }
 
-function checkedRegistry(registry: Readonly<Record<string, unknown>>): ReadonlyMap<string, ImageSource> {
+function checkedRegistry(registry: unknown): ReadonlyMap<string, ImageSource> {
   if (typeof registry !== "object" || registry === null) {
     throw new ValidationError("registry must be an object that maps names to images");
   }
@@ -197,7 +199,7 @@ function checkedRegistry(registry: Readonly<Record<string, unknown>>): ReadonlyM
 
 function checkedOptions(options: EnsureOptions) {
   const { verify = "auto", offline = false, acceptNew = false, signal, onProgress } = options;
-  if (verify !== "auto" && verify !== "full") {
+  if (!VERIFY.includes(verify)) {
     throw new ValidationError(`verify is ${JSON.stringify(verify)}; allowed is "auto" or "full"`, {
       details: { field: "verify", value: verify },
     });

@@ -13,6 +13,10 @@ export interface ImageProgress {
 export type ProgressCallback = (progress: ImageProgress) => void;
 export type ProgressReport = (report: Pick<ImageProgress, "asset" | "phase" | "bytes" | "total">) => void;
 
+function ignore(): void {
+  // Nobody wants to know.
+}
+
 /** The least time between two calls for one asset. */
 const INTERVAL_MS = 50;
 /** A callback may take this share of the time: one that took 10 ms is not called again for 90 ms. */
@@ -23,16 +27,17 @@ const REST_FACTOR = 9;
  * it takes, and what it throws or rejects with is dropped. The end of an asset is always told.
  */
 export function progressTo(image: string, callback: ProgressCallback | undefined): ProgressReport {
-  if (callback === undefined) return () => undefined;
+  if (callback === undefined) return ignore;
+  const told: (progress: ImageProgress) => unknown = callback;
   const rests = new Map<string, number>();
   return (report) => {
     const called = performance.now();
     const key = `${report.asset} ${report.phase}`;
     if (report.phase !== "done" && called < (rests.get(key) ?? 0)) return;
     try {
-      const answer: unknown = callback({ image, ...report });
+      const answer = told({ image, ...report });
       // A callback that is an async function is not waited for, but its failure must not end the process.
-      if (answer instanceof Promise) answer.catch(() => undefined);
+      if (answer instanceof Promise) answer.catch(ignore);
     } catch {
       // It is the caller's display that failed, not the transfer.
     }

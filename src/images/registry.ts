@@ -55,7 +55,8 @@ export async function loadRegistry(fileOrUrl: string): Promise<Record<string, Im
 }
 
 export function parseRegistry(value: unknown, from: string): Record<string, ImageSource> {
-  const { $schema: _, ...top } = objectAt(value, `the registry ${from}`);
+  const top = { ...objectAt(value, `the registry ${from}`) };
+  delete top["$schema"];
   // A registry of its own form may still have an image of the name "images".
   const wrapped = isObject(top["images"]) && !Object.keys(top["images"]).some((key) => FIELDS[key] === "kernelUrl");
   if (wrapped) refuseUnknown(top, ["images", "mirrors"], `the registry ${from}`);
@@ -65,7 +66,7 @@ export function parseRegistry(value: unknown, from: string): Record<string, Imag
     const where = `image '${name}' in the registry ${from}`;
     const fields = { name, ...shared, ...normalised(objectAt(image, where), where) };
     if (fields.name !== name) {
-      throw new ValidationError(`${where} calls itself '${String(fields.name)}'; the two must be the same`);
+      throw new ValidationError(`${where} calls itself '${fields.name}'; the two must be the same`);
     }
     return [name, sourceAt(fields, where)] as const;
   });

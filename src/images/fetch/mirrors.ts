@@ -1,12 +1,14 @@
 /**
- * The addresses that may be asked instead of `url`, best first, without `url` itself: what `SMOLVM_MIRROR` says.
+ * The addresses that may be asked instead of `url`, best first, without `url` itself: what `SMOLVM_MIRROR` says, then the
+ * base addresses given, such as a registry's own.
  *
  * The variable holds one or several base addresses, separated by spaces or commas. A base takes the place of the URL's
  * origin and keeps its path: with `https://mirror.example/images`, `https://origin.example/a/b.img` is asked for at
  * `https://mirror.example/images/a/b.img`. `{host}` in a base becomes the origin's host, for a mirror of several origins.
  */
-export function mirrorsOf(url: string): string[] {
-  const bases = (process.env["SMOLVM_MIRROR"] ?? "").split(/[\s,]+/).filter((base) => base !== "");
+export function mirrorsOf(url: string, given: readonly string[] = []): string[] {
+  const chosen = (process.env["SMOLVM_MIRROR"] ?? "").split(/[\s,]+/).filter((base) => base !== "");
+  const bases = [...chosen, ...given];
   if (bases.length === 0 || !/^https?:/i.test(url)) return [];
   const { host, pathname, search } = new URL(url);
   return bases

@@ -18,6 +18,7 @@ export interface ArchiveMember {
 
 const CHUNK = 1024 * 1024;
 const MAX_PAX_BYTES = 64 * 1024;
+const MAP_PIECE = 64 * 1024;
 /** Runs of a sparse file: at the 4 KiB that a run is at least, more than 4 GiB of perfectly alternating data. */
 const MAX_RUNS = 1_000_000;
 /** What tar programs add after the end, in blocks. */
@@ -100,8 +101,7 @@ export class ArchiveReader {
     }
     if (!Number.isSafeInteger(size) || size < 0) throw this.invalid(`'${name}' has no proper size`);
     const start = this.#position;
-    const numbers = await this.#sparseMap(name);
-    this.#position += padding(this.#position - start);
+    const numbers = await this.#sparseMap(name, start + header.size);
     const storedBytes = header.size - (this.#position - start);
     const extents = parseSparseRuns(numbers, size);
     if (extents === null) throw this.invalid(`the map of the sparse '${name}' has runs that can't be`);
@@ -111,38 +111,27 @@ export class ArchiveReader {
     return { name, size, storedBytes, sparse: true, extents };
   }
 
-  async #sparseMap(name: string): Promise<number[]> {
-    const count = await this.#line(name);
-    if (count > MAX_RUNS) throw this.invalid(`the map of the sparse '${name}' is too long`);
+  /** The numbers of a sparse file's map, one a line: how many runs there are, then offset and length of each. */
+  async #sparseMap(name: string, end: number): Promise<number[]> {
+    const start = this.#position;
     const numbers: number[] = [];
-    while (numbers.length < 2 * count) numbers.push(await this.#line(name));
-    return numbers;
-  }
-
-  #lines: { readonly data: Buffer; at: number; readonly position: number } | null = null;
-
-  /** One number of a sparse map. Blocks of the map are read whole: a map can have a million lines. */
-  async #line(name: string): Promise<number> {
-    let digits = "";
-    for (;;) {
-      if (
-        this.#lines === null ||
-        this.#position < this.#lines.position ||
-        this.#position >= this.#lines.position + this.#lines.data.length
-      ) {
-        this.#signal?.throwIfAborted();
-        const data = Buffer.alloc(64 * 1024);
-        const { bytesRead } = await this.#file.read(data, 0, data.length, this.#position);
-        if (bytesRead === 0) throw this.invalid("it ends too early");
-        this.#lines = { data: data.subarray(0, bytesRead), at: 0, position: this.#position };
+    let length = 0;
+    for (let rest = ""; ;) {
+      const piece = await this.#read(Math.min(MAP_PIECE, end - this.#position));
+      if (piece.length === 0) throw this.invalid(`the map of the sparse '${name}' has no end`);
+      const lines = (rest + piece.toString("latin1")).split("\n");
+      rest = lines.pop() ?? "";
+      for (const line of lines) {
+        if (!/^\d{1,15}$/.test(line)) throw this.invalid(`the map of the sparse '${name}' is malformed`);
+        numbers.push(Number(line));
+        length += line.length + 1;
+        const runs = numbers[0] ?? 0;
+        if (runs > MAX_RUNS) throw this.invalid(`the map of the sparse '${name}' is too long`);
+        if (numbers.length <= 2 * runs) continue;
+        this.#position = start + length + padding(length);
+        return numbers.slice(1);
       }
-      const { data, position } = this.#lines;
-      const byte = data[this.#position - position] ?? 0;
-      this.#position += 1;
-      if (byte === 0x0a && digits !== "") return Number(digits);
-      if (byte < 0x30 || byte > 0x39 || digits.length > 15)
-        throw this.invalid(`the map of the sparse '${name}' is malformed`);
-      digits += String.fromCharCode(byte);
+      if (rest.length > 15) throw this.invalid(`the map of the sparse '${name}' is malformed`);
     }
   }
 

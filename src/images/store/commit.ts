@@ -28,6 +28,8 @@ export async function commitImage(rooms: Rooms, record: ImageRecord, signal?: Ab
   const replaced = readRecord(layout.record(record.name), record.name);
   const touched = [record, ...(replaced ? [replaced] : [])].flatMap(assetsOf).map(([, asset]) => asset.contentDigest);
   const restamp = stamps.carry([...new Set(touched)].map((digest) => ({ digest, path: layout.blob(digest) })));
+  // Under the lock nobody else stages: what is there was left by a process that was killed.
+  rmSync(layout.staging, { recursive: true, force: true });
   mkdirSync(staged, { recursive: true });
   try {
     for (const [kind, { contentDigest }] of assetsOf(record)) {

@@ -7,9 +7,8 @@ import type { ProgressReport } from "../progress.js";
 import type { LocalImage } from "../source.js";
 import { assertSpace, isErrno } from "../storage-failure.js";
 import { ArchiveReader, type ArchiveMember } from "./archive-reader.js";
-import type { Installation } from "./installation.js";
 import { MANIFEST_FILE, MAX_MANIFEST_BYTES, membersOf, parseManifest } from "./manifest.js";
-import { assetsOf, type AssetKind, type AssetRecord, type ImageRecord } from "./record.js";
+import { assetsOf, type AssetKind, type AssetRecord, type Extents, type ImageRecord } from "./record.js";
 import type { ImageStore } from "./store.js";
 
 export interface ImportOptions {
@@ -35,13 +34,18 @@ export async function importImage(store: ImageStore, path: string, options: Impo
     const installed = await store.read(name);
     if (installed !== null && !sameContent(installed, archived) && !options.force) throw taken(name);
     const report = options.reportTo(name);
-    return await store.installing(name, async (installation) => {
-      const assets = await takeMembers(store, installation, reader, archived, report, signal);
-      await installation.commit(
-        name,
-        { assets, bootArgs: archived.bootArgs, origin: { kind: "imported", details: { from: archived.origin.kind } } },
-        signal,
-      );
+    return await store.installing(name, signal, async (installation) => {
+      const taken = new Map<AssetKind, TakenMember>();
+      try {
+        await takeMembers({ store, reader, archived, report, signal }, taken);
+        // Not before all of it is here and right: of a bad archive nothing is left.
+        for (const { path: file, digest, extents } of taken.values()) await installation.publish(file, digest, extents);
+      } finally {
+        for (const { path: file } of taken.values()) await rm(file, { force: true });
+      }
+      const assets = Object.fromEntries(assetsOf(archived).map(([kind, asset]) => [kind, provable(asset)]));
+      const origin = { kind: "imported", details: { from: archived.origin.kind } } as const;
+      await installation.commit(name, { assets, bootArgs: archived.bootArgs, origin });
     });
   } finally {
     await file.close();
@@ -72,41 +76,48 @@ async function readManifest(reader: ArchiveReader): Promise<ImageRecord> {
   return typeof record === "string" ? reader.refuse(record) : record;
 }
 
-async function takeMembers(
-  store: ImageStore,
-  installation: Installation,
-  reader: ArchiveReader,
-  archived: ImageRecord,
-  report: ProgressReport,
-  signal: AbortSignal | undefined,
-): Promise<Partial<Record<AssetKind, AssetRecord>>> {
+interface TakenMember {
+  readonly path: string;
+  readonly digest: string;
+  readonly extents: Extents;
+}
+
+interface Import {
+  readonly store: ImageStore;
+  readonly reader: ArchiveReader;
+  readonly archived: ImageRecord;
+  readonly report: ProgressReport;
+  readonly signal: AbortSignal | undefined;
+}
+
+async function takeMembers({ store, reader, archived, report, signal }: Import, taken: Map<AssetKind, TakenMember>) {
   const expected = membersOf(archived);
-  const taken: Partial<Record<AssetKind, AssetRecord>> = {};
   for (let member; (member = await reader.next()) !== null;) {
-    const wanted = expected.get(member.name);
-    if (wanted === undefined) throw reader.invalid(`it has a member '${member.name}' that its manifest does not name`);
+    const { name, size, extents } = member;
+    const wanted = expected.get(name);
+    if (wanted === undefined) throw reader.invalid(`it has a member '${name}' that its manifest does not name`);
     const { kind, asset } = wanted;
-    if (taken[kind] !== undefined) throw reader.invalid(`it has the member '${member.name}' twice`);
-    if (member.size !== asset.size) {
-      throw reader.invalid(`'${member.name}' has ${member.size} bytes, and its manifest says ${asset.size}`);
-    }
-    const path = await store.temporaryFile(member.name);
-    try {
-      await extract(store, reader, member, path);
-      const actual = await store.digestOf(path, {
-        signal,
-        onBytes: (bytes, total) => report({ asset: kind, phase: "verify", bytes, total }),
-      });
-      if (actual !== asset.contentDigest) throw mismatch(reader, member, asset.contentDigest, actual);
-      await installation.publish(path, actual, member.extents);
-    } finally {
-      await rm(path, { force: true });
-    }
-    taken[kind] = asset;
-    report({ asset: kind, phase: "done", bytes: asset.size, total: asset.size });
+    if (taken.has(kind)) throw reader.invalid(`it has the member '${name}' twice`);
+    if (size !== asset.size) throw reader.invalid(`'${name}' has ${size} bytes, and its manifest says ${asset.size}`);
+    const path = await store.temporaryFile(name);
+    taken.set(kind, { path, digest: asset.contentDigest, extents });
+    await extract(store, reader, member, path);
+    const actual = await store.digestOf(path, {
+      signal,
+      onBytes: (bytes, total) => report({ asset: kind, phase: "verify", bytes, total }),
+    });
+    if (actual !== asset.contentDigest) throw mismatch(reader, member, asset.contentDigest, actual);
+    report({ asset: kind, phase: "done", bytes: size, total: size });
   }
-  for (const [kind] of assetsOf(archived)) if (taken[kind] === undefined) throw reader.invalid(`it lacks the ${kind}`);
-  return taken;
+  for (const [kind] of assetsOf(archived)) if (!taken.has(kind)) throw reader.invalid(`it lacks the ${kind}`);
+}
+
+/**
+ * What may be believed of an archive's word on an asset. That the bytes at an address had some other digest, before they were
+ * unpacked, nobody can check here; believing it would let an archive pass for an image whose digest is pinned.
+ */
+function provable(asset: AssetRecord): AssetRecord {
+  return { ...asset, digest: asset.digest === asset.contentDigest ? asset.digest : null };
 }
 
 async function extract(store: ImageStore, reader: ArchiveReader, member: ArchiveMember, path: string): Promise<void> {

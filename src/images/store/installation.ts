@@ -19,9 +19,12 @@ export class Installation {
   readonly #leases: Leases;
   readonly #releases: (() => void)[] = [];
 
-  constructor(rooms: Rooms, leases: Leases) {
+  readonly #signal: AbortSignal | undefined;
+
+  constructor(rooms: Rooms, leases: Leases, signal: AbortSignal | undefined) {
     this.#rooms = rooms;
     this.#leases = leases;
+    this.#signal = signal;
   }
 
   /** Makes a finished file the blob of its digest; `path` is gone afterwards. */
@@ -69,8 +72,7 @@ export class Installation {
   async commit(
     name: string,
     image: { readonly assets: AssetRecords; readonly bootArgs: string | null; readonly origin: ImageOrigin },
-    signal?: AbortSignal,
-  ): Promise<ImageRecord> {
+  ): Promise<void> {
     const { kernel, rootfs, initrd } = image.assets;
     if (kernel === undefined || rootfs === undefined)
       throw new TypeError(`image '${name}' lacks its kernel or its rootfs`);
@@ -81,8 +83,7 @@ export class Installation {
       origin: image.origin,
       installedAt: new Date().toISOString(),
     };
-    await this.#locked(() => commitImage(this.#rooms, record, signal));
-    return record;
+    await this.#locked(() => commitImage(this.#rooms, record, this.#signal));
   }
 
   end(): void {
@@ -94,13 +95,13 @@ export class Installation {
   }
 
   #locked<T>(work: () => Promise<T>): Promise<T> {
-    return underCommitLock(this.#rooms, work);
+    return underCommitLock(this.#rooms, work, this.#signal);
   }
 }
 
-/** Runs a short change of names alone in this cache. It is not aborted in the middle: it takes milliseconds. */
-export async function underCommitLock<T>({ layout }: Rooms, work: () => Promise<T>): Promise<T> {
-  const lock = await acquireLock(join(layout.locks, "commit"));
+/** Runs a short change of names alone in this cache. The signal ends the wait for it; the change itself takes milliseconds. */
+export async function underCommitLock<T>({ layout }: Rooms, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+  const lock = await acquireLock(join(layout.locks, "commit"), signal);
   try {
     return await work();
   } finally {

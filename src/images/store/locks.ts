@@ -23,10 +23,18 @@ export interface Lock {
 }
 
 const HEARTBEAT_MS = 3_000;
-/** Without a heartbeat for so long, the holder is taken for dead if it can't be looked at: it runs on another host or in another container. */
+/**
+ * Without a heartbeat for so long the holder is taken for dead: it runs on another host or in another container and can't
+ * be looked at, or it was stopped and does nothing.
+ */
 const STALE_MS = 30_000;
+/** Beyond this many, what was seen is forgotten: it only delays the verdict on a lock whose holder can't be looked at. */
+const MAX_HEARTBEATS = 1_000;
 const FIRST_POLL_MS = 5;
 const LAST_POLL_MS = 200;
+
+/** When a heartbeat was first seen, by this process's own clock: a wall clock that jumps makes nobody look dead. */
+const heartbeats = new Map<string, { readonly mtimeMs: number; readonly seenAt: number }>();
 
 /** Those of this process who wait for a lock, woken when one of this process lets go of it. */
 const waiters = new Map<string, Set<() => void>>();
@@ -104,17 +112,24 @@ function entries(folder: string): string[] {
 
 function isLive(path: string): boolean {
   try {
-    const verdict = liveness(identityIn(path));
-    if (verdict === "alive") return true;
-    // Times are compared with this host's clock: a difference of half a minute between hosts would break a lock early,
-    // which costs a second download and nothing else.
-    if (verdict === "unknown" && Date.now() - lstatSync(path).mtimeMs < STALE_MS) return true;
+    if (liveness(identityIn(path)) !== "dead" && beats(path)) return true;
     rmSync(path, { force: true });
     return false;
   } catch (error) {
     if (isErrno(error, "ENOENT")) return false; // withdrawn just now
     throw error;
+  } finally {
+    if (heartbeats.size > MAX_HEARTBEATS) heartbeats.clear();
   }
+}
+
+/** Whether the announcement's heartbeat has moved within the time that this process has been watching it. */
+function beats(path: string): boolean {
+  const { mtimeMs } = lstatSync(path);
+  const seen = heartbeats.get(path);
+  if (seen?.mtimeMs === mtimeMs) return performance.now() - seen.seenAt < STALE_MS;
+  heartbeats.set(path, { mtimeMs, seenAt: performance.now() });
+  return true;
 }
 
 /** An announcement that can't be read belongs to a process that can't be looked at. */

@@ -13,7 +13,7 @@ export type PrunedKind = "blob" | "partial" | "lock" | "lease" | "temporary" | "
 export interface Pruned {
   readonly what: PrunedKind;
   readonly path: string;
-  /** Disk space in bytes that its removal frees: 0 for one of several links to a file. */
+  /** Disk space in bytes that goes with it. A file with several names counts once, with the last of them, if all of them go. */
   readonly allocatedBytes: number;
 }
 
@@ -35,7 +35,7 @@ const SCRAP_KEPT_MS = 60 * 60 * 1000;
 export function prune(rooms: Rooms, leases: Leases, dryRun: boolean): PruneReport {
   const survey = leases.survey();
   const held = new Set(survey.live.flatMap((lease) => lease.digests));
-  const removed = [
+  const found = [
     ...unusedBlobs(rooms, held),
     ...stalePartials(rooms),
     ...survey.stale.map((path) => item("lease", path)),
@@ -43,6 +43,7 @@ export function prune(rooms: Rooms, leases: Leases, dryRun: boolean): PruneRepor
     ...leftovers(rooms),
     ...children(rooms.layout.damaged).map((path) => item("damaged", path)),
   ];
+  const removed = weigh(found);
   if (!dryRun) {
     for (const { path } of removed) rmSync(path, { recursive: true, force: true });
     clearSideFiles(rooms);
@@ -59,7 +60,7 @@ export function imageNames(root: string): string[] {
 }
 
 /** The blobs of `candidates` (all, if not given) that no image consists of and that are not held. */
-export function unusedBlobs({ layout }: Rooms, held: ReadonlySet<string>, candidates?: readonly string[]): Pruned[] {
+export function unusedBlobs({ layout }: Rooms, held: ReadonlySet<string>, candidates?: readonly string[]): Found[] {
   const used = new Set(held);
   for (const name of imageNames(layout.root)) {
     const record = readRecord(join(layout.root, name, "image.json"), name);
@@ -71,7 +72,7 @@ export function unusedBlobs({ layout }: Rooms, held: ReadonlySet<string>, candid
     .filter(({ path }) => lstatSync(path, { throwIfNoEntry: false }) !== undefined);
 }
 
-function stalePartials({ layout }: Rooms): Pruned[] {
+function stalePartials({ layout }: Rooms): Found[] {
   return children(layout.partials)
     .filter((path) => !isLocked(join(layout.locks, keyOf(path))) && ageOf(path) > PARTIAL_KEPT_MS)
     .map((path) => item("partial", path));
@@ -82,13 +83,13 @@ function keyOf(path: string): string {
   return path.slice(path.lastIndexOf("/") + 1).split(".")[0] ?? "";
 }
 
-function deadLocks({ layout }: Rooms): Pruned[] {
+function deadLocks({ layout }: Rooms): Found[] {
   return children(layout.locks)
     .filter((path) => (lstatSync(path).isDirectory() ? !isLocked(path) : ageOf(path) > SCRAP_KEPT_MS))
     .map((path) => item("lock", path));
 }
 
-function leftovers({ layout }: Rooms): Pruned[] {
+function leftovers({ layout }: Rooms): Found[] {
   const folders = [layout.stamps, layout.extents, layout.sources, layout.leases];
   return [
     // Staging is used under the commit lock only.
@@ -108,15 +109,24 @@ function clearSideFiles({ layout }: Rooms): void {
   }
 }
 
-function item(what: PrunedKind, path: string): Pruned {
-  return { what, path, allocatedBytes: freedBy(path) };
+type Found = Omit<Pruned, "allocatedBytes">;
+
+function item(what: PrunedKind, path: string): Found {
+  return { what, path };
 }
 
-function freedBy(path: string): number {
-  const stat = lstatSync(path, { throwIfNoEntry: false });
-  if (stat === undefined) return 0;
-  if (stat.isDirectory()) return children(path).reduce((sum, child) => sum + freedBy(child), 0);
-  return stat.nlink > 1 ? 0 : stat.blocks * 512;
+/** Says of everything that goes how much disk space goes with it. */
+export function weigh(found: readonly Found[]): Pruned[] {
+  const linksLeft = new Map<bigint, bigint>();
+  const weightOf = (path: string): number => {
+    const stat = lstatSync(path, { bigint: true, throwIfNoEntry: false });
+    if (stat === undefined) return 0;
+    if (stat.isDirectory()) return children(path).reduce((sum, child) => sum + weightOf(child), 0);
+    const left = (linksLeft.get(stat.ino) ?? stat.nlink) - 1n;
+    linksLeft.set(stat.ino, left);
+    return left === 0n ? Number(stat.blocks) * 512 : 0;
+  };
+  return found.map((each) => ({ ...each, allocatedBytes: weightOf(each.path) }));
 }
 
 function ageOf(path: string): number {

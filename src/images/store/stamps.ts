@@ -23,6 +23,8 @@ const MAX_BYTES = 4096;
 
 /** How long to wait for the file system's clock to move on. It ticks every 1–10 ms on Linux and macOS disks. */
 const SETTLE_LIMIT_MS = 60;
+/** The coarsest clock of a file system in use: FAT's two seconds. */
+const SETTLED_AGE_MS = 2_000;
 
 /**
  * Remembers which files were verified, so that using one again costs a stat instead of a hash.
@@ -53,14 +55,15 @@ export class Stamps {
 
   /**
    * Waits until the clock of the file system is past the file's last change: from then on any write is visible in its
-   * ctime. False if that can't be seen in a moment, or at all, because nothing may be written here.
+   * ctime. False if that does not come in a moment. Where nothing may be written, that clock can't be read: then the change
+   * must be some seconds old by this host's clock.
    */
   async settle(stat: BigIntStats): Promise<boolean> {
     const changed = stat.ctimeNs > stat.mtimeNs ? stat.ctimeNs : stat.mtimeNs;
     const deadline = performance.now() + SETTLE_LIMIT_MS;
     for (;;) {
       const clock = this.#fileSystemClock();
-      if (clock === null) return false;
+      if (clock === null) return BigInt(Date.now() - SETTLED_AGE_MS) * 1_000_000n > changed;
       if (clock > changed) return true;
       if (performance.now() > deadline) return false;
       await sleep(1);

@@ -12,7 +12,7 @@ import { unique } from "./durable.js";
 import { Installation, underCommitLock } from "./installation.js";
 import { ASSET_FILES, Layout } from "./layout.js";
 import { Leases, type LeaseRecord } from "./leases.js";
-import { imageNames, prune, unusedBlobs, type PruneReport } from "./prune.js";
+import { imageNames, prune, unusedBlobs, weigh, type PruneReport } from "./prune.js";
 import {
   ASSET_KINDS,
   assetsOf,
@@ -145,7 +145,7 @@ export class ImageStore {
     request: InstallRequest,
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<LocalImage> {
-    return this.installing(name, async (installation) => {
+    return this.installing(name, options.signal, async (installation) => {
       const assets = await Promise.all(
         ASSET_KINDS.map(async (kind) => {
           const source = request.assets[kind];
@@ -166,16 +166,20 @@ export class ImageStore {
         }),
       );
       const { origin, bootArgs = null } = request;
-      await installation.commit(name, { assets: Object.fromEntries(assets), bootArgs, origin }, options.signal);
+      await installation.commit(name, { assets: Object.fromEntries(assets), bootArgs, origin });
     });
   }
 
   /** Runs the work of putting an image together, and gives the image that it committed. */
-  installing(name: string, work: (installation: Installation) => Promise<void>): Promise<LocalImage> {
+  installing(
+    name: string,
+    signal: AbortSignal | undefined,
+    work: (installation: Installation) => Promise<void>,
+  ): Promise<LocalImage> {
     return this.#guarded(async () => {
       this.layout.image(name);
       mkdirSync(this.cacheDir, { recursive: true });
-      const installation = new Installation(this.#rooms, this.#leases);
+      const installation = new Installation(this.#rooms, this.#leases, signal);
       try {
         await work(installation);
       } finally {
@@ -230,7 +234,11 @@ export class ImageStore {
       }
       return {
         paths: paths.map((path, index) => this.#blobBehind(path, content[index]?.digest)),
-        release: () => this.#guarded(() => Promise.resolve(release())),
+        release: () =>
+          this.#guarded(() => {
+            release();
+            return Promise.resolve();
+          }),
       };
     });
   }
@@ -268,7 +276,7 @@ export class ImageStore {
         // One rename takes the whole image away, so that no half of it is ever seen.
         renameSync(folder, staged);
         rmSync(staged, { recursive: true, force: true });
-        const unused = unusedBlobs(this.#rooms, new Set(live.flatMap((lease) => lease.digests)), digests);
+        const unused = weigh(unusedBlobs(this.#rooms, new Set(live.flatMap((lease) => lease.digests)), digests));
         for (const { path } of unused) rmSync(path, { force: true });
         return Promise.resolve({ freedBytes: unused.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0) });
       }),

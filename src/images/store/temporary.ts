@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
@@ -9,7 +9,10 @@ import { isObject } from "./record.js";
 
 const OWNER = "owner.json";
 
-/** Places for unfinished files on the cache's own file system, in a folder that says whose they are. */
+/**
+ * Places for unfinished files on the cache's own file system, in a folder that says which process they belong to. It goes
+ * with the process; that of a process that was killed is for prune.
+ */
 export class TemporaryFiles {
   readonly #layout: Layout;
   #folder: string | undefined;
@@ -20,11 +23,24 @@ export class TemporaryFiles {
 
   /** A path where nothing is yet. `hint` is for people who look at the folder. */
   path(hint: string): string {
-    this.#folder ??= join(this.#layout.temporary, unique());
-    mkdirSync(this.#folder, { recursive: true });
-    replaceFile(join(this.#folder, OWNER), JSON.stringify(processIdentity()), { durable: false });
+    if (this.#folder === undefined || !existsSync(this.#folder)) this.#folder = claim(this.#layout);
     return join(this.#folder, `${hint.replaceAll(/[^A-Za-z0-9._-]/g, "_").slice(0, 64)}.${unique()}`);
   }
+}
+
+const claimed = new Set<string>();
+
+function claim(layout: Layout): string {
+  const folder = join(layout.temporary, unique());
+  mkdirSync(folder, { recursive: true });
+  replaceFile(join(folder, OWNER), JSON.stringify(processIdentity()), { durable: false });
+  if (claimed.size === 0) process.once("exit", removeClaimed);
+  claimed.add(folder);
+  return folder;
+}
+
+function removeClaimed(): void {
+  for (const folder of claimed) rmSync(folder, { recursive: true, force: true });
 }
 
 /** Whether the process that a folder of temporary files belongs to has ended. One that can't be told is left alone. */
