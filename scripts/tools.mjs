@@ -15,6 +15,8 @@ const TEST_TOOLS = [
   ["/usr/aarch64-linux-gnu/lib/libc.a", "libc6-dev-arm64-cross"],
   ["/usr/bin/qemu-system-aarch64", "qemu-system-arm"],
   ["/sbin/e2fsck", "e2fsprogs"],
+  ["/usr/bin/busybox", "busybox-static"],
+  ["/usr/bin/lz4", "lz4"],
   ["/usr/bin/openssl", "openssl"],
   ["/usr/bin/python3", "python3-minimal"],
   ["/usr/bin/xz", "xz-utils"],

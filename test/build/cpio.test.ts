@@ -18,7 +18,7 @@ const tree: readonly CpioEntry[] = [
 
 function unpack(archive: Buffer): { folder: string; status: number | null; stderr: string } {
   const folder = mkdtempSync(join(tmpdir(), "smolvm-cpio-"));
-  const result = spawnSync("/bin/busybox", ["cpio", "-idm"], { cwd: folder, input: archive, encoding: "utf8" });
+  const result = spawnSync("/usr/bin/busybox", ["cpio", "-idm"], { cwd: folder, input: archive, encoding: "utf8" });
   return { folder, status: result.status, stderr: result.stderr };
 }
 

@@ -4,6 +4,10 @@ export const BLOCK = 4096;
 /** A group is what one block of bitmap describes. */
 export const BLOCKS_PER_GROUP = 8 * BLOCK;
 export const INODE_SIZE = 256;
+/** Length of the fields beyond the first 128 bytes that every reader since Linux 2.6.23 knows. */
+export const EXTRA_FIELDS = 32;
+/** What is left in an inode behind its fields. */
+export const XATTR_ROOM = INODE_SIZE - 128 - EXTRA_FIELDS;
 export const INODES_PER_BLOCK = BLOCK / INODE_SIZE;
 export const DESCRIPTOR_SIZE = 32;
 /** Room for group descriptors behind each superblock: 16 blocks describe 2048 groups. */

@@ -1,12 +1,14 @@
 import { crc32c, crc32cOfNumber } from "./crc32c.js";
-import { BLOCK, INODE_FLAG_EXTENTS, INODE_FLAG_INDEX, INODE_SIZE, MAX_LINKS } from "./format.js";
+import {
+  BLOCK,
+  EXTRA_FIELDS,
+  INODE_FLAG_EXTENTS,
+  INODE_FLAG_INDEX,
+  INODE_SIZE,
+  MAX_LINKS,
+  XATTR_ROOM,
+} from "./format.js";
 import { type Device, type Inode, isFastLink, modeBits } from "./tree.js";
-
-/** Length of the fields beyond the first 128 bytes that every reader since Linux 2.6.23 knows. */
-export const EXTRA_FIELDS = 32;
-const XATTRS_AT = 128 + EXTRA_FIELDS;
-/** What is left behind the fields. */
-export const XATTR_ROOM = INODE_SIZE - XATTRS_AT;
 
 /** What only the encoding of the rest tells. */
 export interface Encoded {
@@ -14,7 +16,6 @@ export interface Encoded {
   /** Blocks in use: data, extent tree and attribute block. */
   readonly blocks: number;
   readonly indexed: boolean;
-  readonly xattrs: Buffer | null;
   readonly xattrBlock: number;
 }
 
@@ -56,7 +57,7 @@ export function encodeInode(inode: Inode, encoded: Encoded, seed: number): Buffe
     bytes.writeInt32LE(mtime | 0, low);
     bytes.writeUInt32LE(mtimeNs * 4 + (mtime - (mtime | 0)) / 2 ** 32, extra);
   }
-  encoded.xattrs?.copy(bytes, XATTRS_AT);
+  inode.xattrs.inInode?.copy(bytes, INODE_SIZE - XATTR_ROOM);
   const crc = crc32c(inodeSeed(seed, inode.number), bytes);
   bytes.writeUInt16LE(crc & 0xffff, 0x7c);
   bytes.writeUInt16LE(crc >>> 16, 0x82);

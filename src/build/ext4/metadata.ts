@@ -16,12 +16,12 @@ import {
   ROOT_INODE,
 } from "./format.js";
 import { deriveIdentity, type Identity } from "./identity.js";
-import { encodeInode, inodeSeed, XATTR_ROOM } from "./inode.js";
+import { encodeInode, inodeSeed } from "./inode.js";
 import { encodeJournalSuperblock, journalBlocks } from "./journal.js";
 import { type Geometry, type Group, inodeTableBlocks, metadataSeed, superblocks } from "./superblock.js";
 import { type Inode, isFastLink, type Tree } from "./tree.js";
 import type { Ext4Options, Ext4Result } from "./writer.js";
-import { encodeXattrs, sealXattrBlock } from "./xattr.js";
+import { NO_XATTRS, sealXattrBlock } from "./xattr.js";
 
 /** Writes directories, inodes, bitmaps and superblocks behind the files' blocks, and so gives the file system its size. */
 export async function writeMetadata(
@@ -106,12 +106,12 @@ class InodeWriter {
     const extents = hasExtents ? encodeExtents(inode.extents, seed, () => this.#blocks.take()) : null;
     for (const block of extents?.blocks ?? []) await this.#sink.write(block.position * BLOCK, block.data);
 
-    const xattrs = encodeXattrs(`inode ${inode.number}`, inode.attributes.xattrs, XATTR_ROOM);
     let xattrBlock = 0;
-    if (xattrs.inBlock !== null) {
+    const { inBlock } = inode.xattrs;
+    if (inBlock !== null) {
       xattrBlock = this.#blocks.take();
-      sealXattrBlock(xattrs.inBlock, xattrBlock, this.#seed);
-      await this.#sink.write(xattrBlock * BLOCK, xattrs.inBlock);
+      sealXattrBlock(inBlock, xattrBlock, this.#seed);
+      await this.#sink.write(xattrBlock * BLOCK, inBlock);
     }
     const data = inode.extents.reduce((sum, extent) => sum + extent.count, 0);
     return encodeInode(
@@ -120,7 +120,6 @@ class InodeWriter {
         extentRoot: extents?.root ?? null,
         blocks: data + (extents?.blocks.length ?? 0) + (xattrBlock === 0 ? 0 : 1),
         indexed,
-        xattrs: xattrs.inInode,
         xattrBlock,
       },
       this.#seed,
@@ -162,6 +161,7 @@ async function writeJournal(
     number: JOURNAL_INODE,
     type: "file",
     attributes: { mode: 0o600, mtime: identity.time },
+    xattrs: NO_XATTRS,
     links: 1,
     size: count * BLOCK,
     extents,

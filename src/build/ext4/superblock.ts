@@ -4,12 +4,12 @@ import {
   BLOCK,
   BLOCKS_PER_GROUP,
   DESCRIPTOR_SIZE,
+  EXTRA_FIELDS,
   FIRST_INODE,
   INODE_SIZE,
   INODES_PER_BLOCK,
   JOURNAL_INODE,
 } from "./format.js";
-import { EXTRA_FIELDS } from "./inode.js";
 import type { HashSeed } from "./name-hash.js";
 
 /* Features, as in fs/ext4/ext4.h. */

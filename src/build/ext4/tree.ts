@@ -1,8 +1,6 @@
-import { ImageError } from "../../errors.js";
-import { type Extent, FAST_TARGET, FILE_TYPES, type FileType, MAX_LINKS, MAX_NAME, MAX_TARGET } from "./format.js";
-
-/** Names are bytes to ext4; a string stands for its UTF-8 bytes. */
-export type Name = string | Uint8Array;
+import { type Extent, FAST_TARGET, FILE_TYPES, type FileType, MAX_LINKS, MAX_TARGET } from "./format.js";
+import { bytes, invalid, type Name, show, split } from "./path.js";
+import { type EncodedXattrs, encodeXattrs, NO_XATTRS } from "./xattr.js";
 
 /** What every kind of file has. */
 export interface Attributes {
@@ -27,6 +25,7 @@ export interface Inode {
   number: number;
   readonly type: FileType;
   attributes: Attributes;
+  xattrs: EncodedXattrs;
   /** Names that lead here; a directory counts only its own name. */
   links: number;
   size: number;
@@ -60,11 +59,13 @@ export class Tree {
   /** Adds a new inode. Missing parents are made, owned by root with mode 0755. */
   add(path: Name, type: FileType, attributes: Attributes, extra: { target?: Name; device?: Device } = {}): Inode {
     checkAttributes(path, attributes);
+    const xattrs = encodeXattrs(path, attributes.xattrs);
     const names = split(path);
     if (type === "directory") {
       const existing = this.#find(names);
       if (existing?.type === "directory" && existing.implied) {
         existing.attributes = attributes;
+        existing.xattrs = xattrs;
         existing.implied = false;
         return existing;
       }
@@ -76,6 +77,7 @@ export class Tree {
       extra.target === undefined ? undefined : bytes(extra.target),
       extra.device,
     );
+    inode.xattrs = xattrs;
     if (type === "symlink") checkTarget(path, inode);
     if (type === "character" || type === "block") checkDevice(path, inode.device);
     this.#attach(parent, name, inode);
@@ -164,6 +166,7 @@ function newInode(type: FileType, attributes: Attributes, target?: Buffer, devic
     number: 0,
     type,
     attributes,
+    xattrs: NO_XATTRS,
     links: 0,
     size: target?.length ?? 0,
     extents: [],
@@ -174,25 +177,6 @@ function newInode(type: FileType, attributes: Attributes, target?: Buffer, devic
     parent: null,
     implied: false,
   };
-}
-
-function bytes(name: Name): Buffer {
-  return typeof name === "string" ? Buffer.from(name, "utf8") : Buffer.from(name);
-}
-
-/** The path's names. A leading "/" or "./" and empty or "." parts say nothing and are dropped. */
-function split(path: Name): string[] {
-  const names = bytes(path)
-    .toString("latin1")
-    .split("/")
-    .filter((name) => name !== "" && name !== ".");
-  for (const name of names) {
-    if (name === "..") throw invalid(path, "has '..' in it");
-    if (name.includes("\0")) throw invalid(path, "has a NUL byte in it");
-    if (name.length > MAX_NAME)
-      throw invalid(path, `has a name of ${name.length} bytes in it; the most is ${MAX_NAME}`);
-  }
-  return names;
 }
 
 function checkAttributes(path: Name, { mode, uid = 0, gid = 0, mtime = 0, mtimeNs = 0 }: Attributes): void {
@@ -230,13 +214,4 @@ export function isFastLink(inode: Inode): boolean {
 
 export function modeBits(inode: Inode): number {
   return FILE_TYPES[inode.type].bits | inode.attributes.mode;
-}
-
-export function invalid(path: Name, reason: string): ImageError {
-  return new ImageError("IMAGE_INVALID", `'${show(path)}' ${reason}.`, { details: { path: show(path) } });
-}
-
-function show(path: Name): string {
-  const text = bytes(path).toString("utf8");
-  return text.length > 300 ? `${text.slice(0, 300)}…` : text;
 }

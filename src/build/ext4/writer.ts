@@ -5,7 +5,8 @@ import { Blocks } from "./blocks.js";
 import { appendBlocks } from "./extents.js";
 import { BLOCK, type Ext4Sink, type Extent, FAST_TARGET } from "./format.js";
 import { writeMetadata } from "./metadata.js";
-import { type Attributes, type Device, type Inode, type Name, Tree } from "./tree.js";
+import type { Name } from "./path.js";
+import { type Attributes, type Device, type Inode, Tree } from "./tree.js";
 
 export interface Ext4Options {
   /** The volume's name, at most 16 bytes. Default: none. */

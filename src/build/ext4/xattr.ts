@@ -1,6 +1,7 @@
 import { crc32c } from "./crc32c.js";
 import { BLOCK } from "./format.js";
-import { invalid } from "./tree.js";
+import { XATTR_ROOM } from "./format.js";
+import { invalid, type Name } from "./path.js";
 
 const MAGIC = 0xea020000;
 const ENTRY = 16;
@@ -30,15 +31,13 @@ export interface EncodedXattrs {
   readonly inBlock: Buffer | null;
 }
 
-/** Encodes a file's extended attributes, in the inode if they fit `room` bytes there, else in one block. */
-export function encodeXattrs(
-  path: string,
-  xattrs: ReadonlyMap<string, Uint8Array> | undefined,
-  room: number,
-): EncodedXattrs {
-  if (xattrs === undefined || xattrs.size === 0) return { inInode: null, inBlock: null };
+export const NO_XATTRS: EncodedXattrs = { inInode: null, inBlock: null };
+
+/** Encodes a file's extended attributes: in the inode if they fit the room there, else in one block. */
+export function encodeXattrs(path: Name, xattrs: ReadonlyMap<string, Uint8Array> | undefined): EncodedXattrs {
+  if (xattrs === undefined || xattrs.size === 0) return NO_XATTRS;
   const list = [...xattrs].map(([name, value]) => parse(path, name, value)).sort(order);
-  const inInode = Buffer.alloc(room);
+  const inInode = Buffer.alloc(XATTR_ROOM);
   inInode.writeUInt32LE(MAGIC, 0);
   if (pack(inInode, 4, 4, list, () => 0)) return { inInode, inBlock: null };
   const inBlock = Buffer.alloc(BLOCK);
@@ -60,7 +59,7 @@ export function sealXattrBlock(block: Buffer, position: number, seed: number): v
   block.writeUInt32LE(crc32c(crc32c(seed, place), block), 16);
 }
 
-function parse(path: string, name: string, value: Uint8Array): Xattr {
+function parse(path: Name, name: string, value: Uint8Array): Xattr {
   const list = ACCESS_LISTS[name];
   if (list !== undefined) return { index: list, name: Buffer.alloc(0), value: accessList(path, name, value) };
   const known = PREFIXES.find(([prefix]) => name.startsWith(prefix) && name.length > prefix.length);
@@ -128,7 +127,7 @@ function blockHash(list: readonly Xattr[]): number {
  * Access lists have one form at the system call (version 2, eight bytes an entry) and a shorter one on disk (version 1, four bytes
  * where no user or group is named). Source: include/uapi/linux/posix_acl_xattr.h, fs/ext4/acl.h.
  */
-function accessList(path: string, name: string, value: Uint8Array): Buffer {
+function accessList(path: Name, name: string, value: Uint8Array): Buffer {
   const from = Buffer.from(value);
   if (from.length < 4 || from.readUInt32LE(0) !== 2 || (from.length - 4) % 8 !== 0) {
     throw invalid(path, `has a damaged access list '${name}'`);
