@@ -1,6 +1,5 @@
 import type { ImageManager, LocalImage } from "../images/index.js";
 import type { OptionDescriptions } from "./command.js";
-import { Progress } from "./progress.js";
 
 /** Every command that names an image takes these. */
 export const IMAGE_OPTIONS = {
@@ -36,6 +35,7 @@ export async function ensureImage(
   name: string = DEFAULT_IMAGE,
   { manager, signal }: EnsureOptions,
 ): Promise<LocalImage> {
+  const { Progress } = await import("./progress.js");
   using progress = new Progress();
   const made = MADE_HERE.exec(name);
   if (made !== null) {

@@ -3,7 +3,6 @@ import type { Outcome } from "./command.js";
 import { commandAt } from "./commands.js";
 import { describeFailure, printFailure } from "./failure.js";
 import { onInterrupt } from "./interrupt.js";
-import { envelope } from "./json.js";
 import { writeOut } from "./output.js";
 
 /** The whole command line: parse, run, one catch. Gives the exit status; the payload is written out by then. */
@@ -20,7 +19,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     hostFailureStatus = found.command.hostFailureStatus ?? hostFailureStatus;
     const outcome = await found.command.run(input, { ...globals, signal: interrupt.signal });
     interrupt.signal.throwIfAborted();
-    await writeOut(globals.json ? asEnvelope(name, outcome) : (outcome.text ?? ""));
+    await writeOut(globals.json ? await asEnvelope(name, outcome) : (outcome.text ?? ""));
     return outcome.exitCode ?? 0;
   } catch (thrown) {
     // Whatever an interrupted command failed with, the interruption is why.
@@ -28,7 +27,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     const failure = describeFailure(error, hostFailureStatus);
     printFailure(failure, globals.debug ? thrown : undefined);
     if (globals.json && failure.code !== "CLOSED_PIPE") {
-      await writeOut(envelope({ command: name, exitCode: failure.exitCode, data: null, error: failure }));
+      await writeOut(await asEnvelope(name, { exitCode: failure.exitCode, error: failure }));
     }
     return failure.exitCode;
   } finally {
@@ -36,6 +35,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   }
 }
 
-function asEnvelope(command: string, { data = null, exitCode = 0, error = null }: Outcome): string {
+async function asEnvelope(command: string, { data = null, exitCode = 0, error = null }: Outcome): Promise<string> {
+  const { envelope } = await import("./json.js");
   return envelope({ command, exitCode, data, error });
 }

@@ -1,5 +1,5 @@
 import { formatBytes, formatSeconds } from "./output.js";
-import { dim, green, isInteractive, print } from "./terminal.js";
+import { isInteractive, print } from "./terminal.js";
 
 /** What ImageManager reports while an image comes. */
 export interface ImageProgress {
@@ -52,11 +52,10 @@ export class Progress implements Disposable {
     if (this.#interactive) this.#redrawSoon();
   };
 
+  /** Only what takes long for sure is worth a line that stays. */
   #announce(label: string, { phase, total }: ImageProgress): void {
-    const size = total === null ? "" : ` (${formatBytes(total)})`;
-    const words = { download: `downloading ${label}${size}`, verify: `verifying ${label}${size}`, done: null };
-    const line = words[phase];
-    if (line !== null) print(`smolvm: ${line}`);
+    if (phase !== "download") return;
+    print(`smolvm: downloading ${label}${total === null ? "" : ` (${formatBytes(total)})`}`);
   }
 
   #redrawSoon(): void {
@@ -115,6 +114,3 @@ function speed({ progress: { bytes, total }, since, first }: Bar): string {
   const left = total === null ? "" : `  ${formatSeconds((total - bytes) / rate)} left`;
   return `${formatBytes(rate)}/s${left}`;
 }
-
-export const ready = (text: string): void => print(`${green("✓")} ${text}`);
-export const detail = (text: string): void => print(dim(`  ${text}`));

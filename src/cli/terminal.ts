@@ -1,5 +1,3 @@
-import { createInterface } from "node:readline/promises";
-
 /* Everything for people goes to stderr, through this file. stdout is for what was asked for. */
 
 const on = (name: string): boolean => (process.env[name] ?? "") !== "";
@@ -40,6 +38,7 @@ export function printError(message: string, hint: string | null, context: readon
 
 /** Asks a person; no is the answer of an empty line and of an ended input. */
 export async function confirm(question: string, signal: AbortSignal): Promise<boolean> {
+  const { createInterface } = await import("node:readline/promises");
   const asked = createInterface({ input: process.stdin, output: process.stderr });
   try {
     const answer = await Promise.race([

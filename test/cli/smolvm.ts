@@ -36,6 +36,16 @@ export function startSmolvm(args: readonly string[], { env, cwd }: RunOptions = 
   return spawn(process.execPath, [BIN, ...args], { env: environment(env), cwd, stdio: "pipe" });
 }
 
+/** Waits until something is printed to stdout. A program that ends before has failed, and its stderr says why. */
+export async function firstOutput(child: ReturnType<typeof startSmolvm>): Promise<void> {
+  let stderr = "";
+  child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
+  await new Promise<void>((resolve, reject) => {
+    child.stdout.once("data", () => resolve());
+    child.once("close", (status) => reject(new Error(`smolvm ended with ${status ?? "a signal"}: ${stderr}`)));
+  });
+}
+
 /** Runs `smolvm` to its end. */
 export async function smolvm(args: readonly string[], options: RunOptions = {}): Promise<Ran> {
   const child = startSmolvm(args, options);

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 
 import { machineHome } from "../cli/machines.js";
-import { envelopeOf, onTerminal, smolvm, startSmolvm } from "../cli/smolvm.js";
+import { envelopeOf, firstOutput, onTerminal, smolvm, startSmolvm } from "../cli/smolvm.js";
 
 test("a machine that was created lives through exec, stop, start and cp, until rm", async (context) => {
   const { env, folder, machines } = await machineHome(context);
@@ -66,7 +66,7 @@ test("Ctrl-C ends what exec runs and leaves the machine", async (context) => {
   context.after(() => smolvm(["rm", "--force", "box"], { env }));
   await smolvm(["create", "--name", "box"], { env });
   const child = startSmolvm(["exec", "box", "--", "echo ready; exec sleep 4242"], { env });
-  await once(child.stdout, "data");
+  await firstOutput(child);
   child.kill("SIGINT");
   const [code] = (await once(child, "close")) as [number | null];
   assert.equal(code, 130);
@@ -98,7 +98,7 @@ test("logs -f goes on until the machine stops", async (context) => {
   const child = startSmolvm(["logs", "-f", "box"], { env });
   let stdout = "";
   child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
-  await smolvm(["exec", "box", "--", "echo written later > /dev/kmsg"], { env });
+  await smolvm(["exec", "box", "--", "echo '<1>written later' > /dev/kmsg"], { env });
   await smolvm(["stop", "box"], { env });
   const [code] = (await once(child, "close")) as [number | null];
   assert.equal(code, 0);

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 
 import { machineHome } from "../cli/machines.js";
-import { BIN, environment, envelopeOf, smolvm, startSmolvm } from "../cli/smolvm.js";
+import { BIN, envelopeOf, environment, firstOutput, smolvm, startSmolvm } from "../cli/smolvm.js";
 
 test("run passes output and exit status on, stdout and stderr apart", async (context) => {
   const { env, machines } = await machineHome(context);
@@ -103,7 +103,7 @@ for (const [signal, status] of [
     const child = startSmolvm(["run", "--", "echo ready; sleep 600"], { env });
     let stderr = "";
     child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
-    await once(child.stdout, "data");
+    await firstOutput(child);
     child.kill(signal);
     const [code] = (await once(child, "close")) as [number | null];
     assert.equal(code, status, stderr);
@@ -115,7 +115,7 @@ for (const [signal, status] of [
 test("a second Ctrl-C ends smolvm at once", async (context) => {
   const { env } = await machineHome(context);
   const child = startSmolvm(["run", "--", "echo ready; sleep 600"], { env });
-  await once(child.stdout, "data");
+  await firstOutput(child);
   child.kill("SIGINT");
   child.kill("SIGINT");
   const started = performance.now();
@@ -146,7 +146,7 @@ test("a published port of 127.0.0.1 reaches a server in the machine", async (con
   const child = startSmolvm(["run", "-p", "8080", "--", script], { env });
   let stderr = "";
   child.stderr.on("data", (chunk: Buffer) => (stderr += chunk.toString()));
-  await once(child.stdout, "data");
+  await firstOutput(child);
   const port = /port 8080 of the machine is 127\.0\.0\.1:(\d+) here/.exec(stderr)?.[1];
   assert.ok(port !== undefined, stderr);
   const answer = await fetch(`http://127.0.0.1:${port}/index.html`);
