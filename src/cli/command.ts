@@ -78,5 +78,5 @@ export interface Command<O extends OptionDescriptions = OptionDescriptions> {
 
 /** Keeps the types of the options for `run` and forgets them outside, where all commands are alike. */
 export function defineCommand<const O extends OptionDescriptions>(command: Command<O>): Command {
-  return command as unknown as Command;
+  return command;
 }

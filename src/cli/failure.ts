@@ -1,3 +1,5 @@
+import { inspect } from "node:util";
+
 import { SmolVMError } from "../errors.js";
 import type { Failure } from "./command.js";
 import { printError } from "./terminal.js";
@@ -59,7 +61,7 @@ export function printFailure(failure: Failure, thrown: unknown): void {
   printError(failure.message, failure.hint, consoleTail(failure));
   let intro = "";
   for (let cause = thrown; cause !== undefined; cause = cause instanceof Error ? cause.cause : undefined) {
-    process.stderr.write(`${intro}${cause instanceof Error ? (cause.stack ?? cause.message) : String(cause)}\n`);
+    process.stderr.write(`${intro}${cause instanceof Error ? (cause.stack ?? cause.message) : inspect(cause)}\n`);
     intro = "caused by: ";
   }
 }

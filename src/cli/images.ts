@@ -41,8 +41,8 @@ export async function ensureImage(
   if (made !== null) {
     const { defaultImage } = await import("../build/index.js");
     const onStep = ({ step }: { step: string }): void => progress.step(`making the default image: ${step}`);
-    return defaultImage({ arch: made[1], signal, onStep });
+    return await defaultImage({ arch: made[1], signal, onStep });
   }
   manager ??= await imageManager({ registry: undefined });
-  return manager.ensureImage(name, { signal, onProgress: progress.image });
+  return await manager.ensureImage(name, { signal, onProgress: progress.image });
 }

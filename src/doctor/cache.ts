@@ -20,7 +20,12 @@ export const cache: Check = {
       detail: `${detail}; ${Math.round(freedBytes / MEBIBYTE)} MiB are used by no image.`,
       mend: {
         say: "Run: smolvm image prune",
-        fix: { what: "remove what no image uses", run: async () => void (await manager.prune({ dryRun: false })) },
+        fix: {
+          what: "remove what no image uses",
+          run: async () => {
+            await manager.prune({ dryRun: false });
+          },
+        },
       },
     };
   },

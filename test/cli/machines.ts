@@ -13,7 +13,7 @@ export interface MachineHome {
   readonly env: Readonly<Record<string, string>>;
   readonly folder: string;
   /** What is there of machines, running or not: a folder for each. */
-  machines(): Promise<string[]>;
+  readonly machines: () => Promise<string[]>;
 }
 
 /** A home of its own for machines, which must be empty when the test has ended. */

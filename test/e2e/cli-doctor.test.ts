@@ -62,21 +62,22 @@ test("doctor fails where QEMU is missing, and says what installs it", async (con
 
 test("doctor finds a damaged image; --fix asks first, and mends it with --yes", async (context) => {
   const { env, folder } = await serveImages(context);
-  const home = await machineHome(context);
-  await smolvm(["image", "pull", "one"], { env });
+  const shared = await machineHome(context);
+  const archive = join(folder, "default.smolvm");
+  assert.equal((await smolvm(["image", "export", "default", archive], { env: shared.env })).status, 0);
+  assert.equal((await smolvm(["image", "import", archive], { env })).status, 0);
+  assert.equal((await smolvm(["image", "pull", "one"], { env })).status, 0);
   const path = join(folder, "home", "images", "one", "vmlinux.bin");
   const bytes = await readFile(path);
   bytes[7] = (bytes[7] ?? 0) ^ 0x80;
   await chmod(path, 0o644);
   await writeFile(path, bytes);
-  // Machines boot from the shared cache elsewhere; this one is only about its own.
-  const own = { ...home.env, ...env };
 
-  const found = checksOf(await smolvm(["doctor", "--fix", "--json"], { env: own })).get("images");
+  const found = checksOf(await smolvm(["doctor", "--fix", "--json"], { env })).get("images");
   assert.deepEqual([found?.status, found?.detail, found?.fixable], ["failure", "Damaged: one.", true]);
   assert.equal(found?.mend, "Run: smolvm image pull one");
 
-  const mended = await smolvm(["doctor", "--fix", "--yes", "--json"], { env: own });
+  const mended = await smolvm(["doctor", "--fix", "--yes", "--json"], { env });
   assert.equal(checksOf(mended).get("images")?.status, "ok", mended.stderr);
   assert.equal((await smolvm(["image", "verify", "one"], { env })).status, 0);
 });
