@@ -122,6 +122,20 @@ uint8_t *lane_reserve(struct lane *lane, size_t room);
 void lane_commit(struct lane *lane, uint32_t channel, uint8_t type, uint8_t stream, size_t length);
 void lane_fail(struct lane *lane, uint32_t channel, int error, const char *stage);
 
+/* -- tree.c: everything that a command started ------------------------------------------------------------------ */
+
+struct tree {
+  uint32_t id;
+  int cgroup; /* its folder, or -1: followed through /proc */
+};
+
+void tree_start(const char *root); /* a cgroup2 folder to work in, or NULL to do without */
+struct tree tree_new(void);
+void tree_kill(const struct tree *tree, pid_t leader); /* leader: the command's first process while it runs, else 0 */
+void tree_done(const struct tree *tree);
+void trees_changed(void); /* a process of somebody's has ended */
+void trees_sweep(void);
+
 /* -- task.c: what runs as a process of its own: commands, file streams, long jobs ------------------------------- */
 
 enum task_kind { TASK_COMMAND, TASK_JOB };
@@ -158,7 +172,7 @@ struct task {
   bool exited, tty, over; /* over: to be freed by the next pump */
   int status;
   int64_t exited_at;
-  uint32_t tree; /* see tree.c */
+  struct tree tree;
   struct sink in;
   struct source out[2];
   char *scrap; /* file to remove if the job does not succeed */
@@ -199,14 +213,6 @@ struct job {
   char *scrap; /* owned by the task from here on */
 };
 void job_start(struct lane *lane, uint32_t channel, const struct job *job, const char *stage);
-
-/* -- tree.c: everything that a command started ------------------------------------------------------------------ */
-
-void tree_start(const char *root);   /* a cgroup2 folder to work in, or NULL to do without */
-uint32_t tree_new(int *cgroup);      /* an id; *cgroup is a folder descriptor that the caller closes, or -1 */
-void tree_kill(uint32_t tree, pid_t leader);
-void tree_done(uint32_t tree);
-void trees_sweep(void);
 
 /* -- spawn.c, exec.c, user.c -------------------------------------------------------------------------------------- */
 

@@ -77,7 +77,7 @@ struct request {
   char base[5][320]; /* entries that the user's account gives */
 };
 
-static void base_environment(struct request *q, const struct user *user, uint32_t tree, int cgroup) {
+static void base_environment(struct request *q, const struct user *user, const struct tree *tree) {
   struct environment *e = q->environment;
   set(e, "PATH=" SEARCH_PATH);
   snprintf(q->base[0], sizeof q->base[0], "HOME=%s", user->home);
@@ -88,8 +88,8 @@ static void base_environment(struct request *q, const struct user *user, uint32_
     if (user->name[0] || i == 0 || i == 3) set(e, q->base[i]);
   }
   if (q->tty) set(e, "TERM=xterm-256color");
-  if (cgroup < 0) {
-    snprintf(q->base[4], sizeof q->base[4], "SMOLVM_TREE=%u", tree);
+  if (tree->cgroup < 0) {
+    snprintf(q->base[4], sizeof q->base[4], "SMOLVM_TREE=%u", tree->id);
     set(e, q->base[4]);
   }
   for (uint32_t i = 0; i < machine_environment_count; i++) set(e, machine_environment[i]);
@@ -166,7 +166,9 @@ static int open_pipes(struct ends *ends, const struct request *q) {
     if (pipe2(pair, O_CLOEXEC) < 0) return -1;
     ends->fd[i] = pair[1], ends->fd[i + 3] = pair[0];
   }
-  fcntl(ends->fd[4], F_SETPIPE_SZ, PIPE_SIZE); /* fewer, larger reads of bulk output; refused only by a limit */
+  /* Fewer, larger reads and writes of bulk data; refused only by a limit. */
+  fcntl(ends->fd[4], F_SETPIPE_SZ, PIPE_SIZE);
+  if (q->input) fcntl(ends->fd[3], F_SETPIPE_SZ, PIPE_SIZE);
   for (int i = 3; i < 6; i++) {
     if (ends->fd[i] >= 0) fcntl(ends->fd[i], F_SETFL, O_NONBLOCK);
   }
@@ -180,11 +182,10 @@ static void start(struct lane *lane, uint32_t channel, struct request *q, struct
   struct task *task = task_new(lane, channel, TASK_COMMAND);
   if (!task) return lane_fail(lane, channel, EAGAIN, "task");
   struct ends ends = {{-1, -1, -1, -1, -1, -1}};
-  int cgroup;
-  task->tree = tree_new(&cgroup);
+  task->tree = tree_new();
   task->tty = q->tty;
-  base_environment(q, &user, task->tree, cgroup);
-  struct spawn s = {.argv = q->argv, .user = &user, .tty = q->tty, .cgroup = cgroup, .cwd = *q->cwd ? q->cwd : NULL};
+  base_environment(q, &user, &task->tree);
+  struct spawn s = {.argv = q->argv, .user = &user, .tty = q->tty, .cgroup = task->tree.cgroup, .cwd = *q->cwd ? q->cwd : NULL};
   if (!parse_environment(q, r)) {
     r->bad = true;
   } else if ((q->tty ? open_terminal(&ends, q) : open_pipes(&ends, q)) < 0) {
@@ -196,11 +197,9 @@ static void start(struct lane *lane, uint32_t channel, struct request *q, struct
     s.path = value_of(q->environment, "PATH", SEARCH_PATH);
     task->pid = spawn(&s);
   }
-  if (cgroup >= 0) close(cgroup);
   close_ends(&ends, 0, 2);
   if (task->pid <= 0) {
     close_ends(&ends, 3, 5);
-    tree_done(task->tree);
     task_drop(task);
     if (!r->bad) lane_fail(lane, channel, s.error, s.stage);
     return;

@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@ bool is_init;
 struct rlimit child_file_limit;
 
 static void survive_lack_of_memory(void) {
+  if (getpid() == 1) return; /* the kernel never chooses the first process */
   int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
   if (fd < 0) return;
   ssize_t ignored = write(fd, "-1000", 5);
@@ -61,5 +63,7 @@ int main(int argc, char **argv) {
   is_init = true;
   boot();
   survive_lack_of_memory();
+  struct sched_param none = {0};
+  sched_setscheduler(0, SCHED_BATCH | SCHED_RESET_ON_FORK, &none);
   loop_run();
 }

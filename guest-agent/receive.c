@@ -5,7 +5,7 @@
 
 #include "agent.h"
 
-enum { PROTOCOL_VERSION = 1, MAGIC_SIZE = 16, HELLO_SIZE = 48, IN_CAPACITY = HEADER_SIZE + MAX_PAYLOAD };
+enum { PROTOCOL_VERSION = 1, MAGIC_SIZE = 16, HELLO_SIZE = 48, IN_CAPACITY = HEADER_SIZE + MAX_PAYLOAD, DATA_PIECE = 64 * 1024 };
 
 /* As the length of a frame its first four bytes would be far above the limit, so a hello is never taken for a frame. */
 static const uint8_t hello_magic[MAGIC_SIZE] = "smolvm-hello\r\n\xff";
@@ -125,6 +125,8 @@ static void begin_data(struct lane *lane, uint32_t channel, uint8_t stream, uint
 /* Handles what stands at the front of the input. Returns the bytes used up, 0 if more are needed. */
 static size_t step(struct lane *lane, const uint8_t *at, size_t available) {
   if (lane->data_left > 0) {
+    /* A port brings a page at a time. The host sends whole frames, so the rest is near: pass it on in decent pieces. */
+    if (available < lane->data_left && available < DATA_PIECE) return 0;
     size_t part = available < lane->data_left ? available : lane->data_left;
     if (lane->data_task) task_deliver(lane->data_task, at, part);
     lane->data_left -= (uint32_t)part;

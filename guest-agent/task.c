@@ -32,6 +32,7 @@ struct task *task_new(struct lane *lane, uint32_t channel, enum task_kind kind) 
   task->lane = lane;
   task->channel = channel;
   task->kind = kind;
+  task->tree.cgroup = -1;
   task->in.fd = task->out[0].fd = task->out[1].fd = -1;
   task->next = tasks;
   tasks = task;
@@ -173,7 +174,7 @@ void task_credit(struct task *task, uint8_t stream, uint32_t amount) {
 void task_signal(struct task *task, int signal, bool whole_tree) {
   if (task->kind != TASK_COMMAND) return;
   if (whole_tree) {
-    tree_kill(task->tree, task->exited ? 0 : task->pid);
+    tree_kill(&task->tree, task->exited ? 0 : task->pid);
   } else if (!task->exited && signal > 0 && signal < NSIG) {
     kill(-task->pid, signal);
   }
@@ -187,7 +188,7 @@ void task_resize(struct task *task, uint16_t cols, uint16_t rows) {
 void task_abandon(struct task *task) {
   /* First kill, then close: a file writer must not take the closed pipe for the end of the file. */
   if (task->kind == TASK_COMMAND) {
-    tree_kill(task->tree, task->exited ? 0 : task->pid);
+    tree_kill(&task->tree, task->exited ? 0 : task->pid);
   } else if (!task->exited) {
     kill(task->pid, SIGKILL);
   }
@@ -220,6 +221,7 @@ void tasks_reap(void) {
     int status;
     pid_t pid = waitpid(-1, &status, WNOHANG);
     if (pid <= 0) return;
+    trees_changed();
     for (struct task *task = tasks; task; task = task->next) {
       if (task->pid == pid && !task->exited) {
         note_exit(task, status);
@@ -325,7 +327,7 @@ static void task_free(struct task *task) {
     }
   }
   lane_forget_task(task);
-  if (task->kind == TASK_COMMAND && task->pid > 0) tree_done(task->tree);
+  if (task->kind == TASK_COMMAND) tree_done(&task->tree);
   free(task->in.buffer);
   free(task->scrap);
   free(task);

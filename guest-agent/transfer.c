@@ -29,14 +29,19 @@ static int write_all(int fd, const uint8_t *bytes, size_t length) {
 static int run_read(void *context) {
   uint64_t left = *(uint64_t *)context;
   static uint8_t buffer[COPY_SIZE];
+  bool spliced = true;  /* from the page cache to the pipe, without a copy */
   fcntl(2, F_SETFL, 0); /* it was opened so as not to hang in open; reading may wait, as this is its own process */
   while (left > 0) {
     size_t want = left < sizeof buffer ? (size_t)left : sizeof buffer;
-    ssize_t n = read(2, buffer, want);
+    ssize_t n = spliced ? splice(2, NULL, 1, NULL, want, SPLICE_F_MOVE) : read(2, buffer, want);
     if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && spliced && errno == EINVAL) {
+      spliced = false; /* not every kind of file can */
+      continue;
+    }
     if (n < 0) return errno;
     if (n == 0) return 0;
-    int error = write_all(1, buffer, (size_t)n);
+    int error = spliced ? 0 : write_all(1, buffer, (size_t)n);
     if (error) return error;
     left -= (uint64_t)n;
   }
@@ -99,13 +104,18 @@ static int run_write(void *context) {
   struct target *target = context;
   static uint8_t buffer[COPY_SIZE];
   int error = 0;
+  bool spliced = true; /* from the pipe to the page cache, with one copy less */
   fcntl(2, F_SETFL, fcntl(2, F_GETFL) & ~O_NONBLOCK);
   target->fd = 2;
   while (!error) {
-    ssize_t n = read(0, buffer, sizeof buffer);
+    ssize_t n = spliced ? splice(0, NULL, 2, NULL, sizeof buffer, SPLICE_F_MOVE) : read(0, buffer, sizeof buffer);
     if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && spliced && errno == EINVAL) {
+      spliced = false; /* nor can a file that is appended to */
+      continue;
+    }
     if (n == 0) break;
-    error = n < 0 ? errno : write_all(2, buffer, (size_t)n);
+    error = n < 0 ? errno : spliced ? 0 : write_all(2, buffer, (size_t)n);
   }
   return target_finish(target, error);
 }

@@ -19,50 +19,63 @@
 
 static int root_fd = -1;
 static uint32_t last_id;
-static uint32_t spare; /* made ahead, so that starting a command need not wait for it */
-static uint32_t *lingering;
+
+struct cgroup {
+  uint32_t id;
+  int fd; /* its folder */
+};
+
+/* Empty ones, used again: making and removing a cgroup costs more than all else that starting a command needs. */
+enum { MAX_SPARE = 32 };
+static struct cgroup spare[MAX_SPARE];
+static size_t spare_count;
+
+/* Those of commands that are over but left something running. */
+static struct cgroup *lingering;
 static size_t lingering_count, lingering_size;
 static bool sweep_wanted;
 
-static const char *name_of(uint32_t tree, char *buffer, size_t size, const char *file) {
-  snprintf(buffer, size, "c%u%s", tree, file);
-  return buffer;
+static uint32_t next_id(void) {
+  if (++last_id == 0) ++last_id;
+  return last_id;
 }
 
-static uint32_t make(void) {
+static int make(uint32_t id) {
   char name[32];
-  uint32_t id = ++last_id ? last_id : ++last_id;
-  return mkdirat(root_fd, name_of(id, name, sizeof name, ""), 0755) == 0 || errno == EEXIST ? id : 0;
+  snprintf(name, sizeof name, "c%u", id);
+  if (mkdirat(root_fd, name, 0755) < 0 && errno != EEXIST) return -1;
+  return openat(root_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
 void tree_start(const char *root) {
   if (!root) return;
   mkdir(root, 0755);
   root_fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (root_fd >= 0 && !(spare = make())) {
-    close(root_fd);
-    root_fd = -1;
+  int fd = root_fd < 0 ? -1 : make(next_id());
+  if (fd >= 0) {
+    spare[spare_count++] = (struct cgroup){last_id, fd};
+    return;
   }
-  if (root_fd < 0) say("no cgroup2 at %s (errno %d): commands are followed through /proc", root, errno);
+  say("no cgroup2 at %s (errno %d): commands are followed through /proc", root, errno);
+  if (root_fd >= 0) close(root_fd);
+  root_fd = -1;
 }
 
-uint32_t tree_new(int *cgroup) {
-  *cgroup = -1;
-  if (root_fd >= 0) {
-    uint32_t id = spare ? spare : make();
-    spare = 0;
-    char name[32];
-    if (id) *cgroup = openat(root_fd, name_of(id, name, sizeof name, ""), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (*cgroup >= 0) return id;
+struct tree tree_new(void) {
+  struct tree tree = {.id = next_id(), .cgroup = -1};
+  if (root_fd < 0) return tree;
+  if (spare_count > 0) {
+    struct cgroup reused = spare[--spare_count];
+    return (struct tree){.id = reused.id, .cgroup = reused.fd};
   }
-  return ++last_id ? last_id : ++last_id;
+  tree.cgroup = make(tree.id);
+  return tree;
 }
 
 /* Linux 4.5 to 5.13: one by one, until nobody is left to fork. */
-static void kill_members(uint32_t tree) {
-  char name[48];
+static void kill_members(int cgroup) {
   for (int round = 0; round < 100; round++) {
-    int fd = openat(root_fd, name_of(tree, name, sizeof name, "/cgroup.procs"), O_RDONLY | O_CLOEXEC);
+    int fd = openat(cgroup, "cgroup.procs", O_RDONLY | O_CLOEXEC);
     FILE *file = fd < 0 ? NULL : fdopen(fd, "r");
     if (!file) {
       if (fd >= 0) close(fd);
@@ -145,47 +158,69 @@ static int kill_found(uint32_t tree, pid_t leader) {
   return killed;
 }
 
-void tree_kill(uint32_t tree, pid_t leader) {
-  char name[48];
-  if (root_fd < 0) {
-    for (int round = 0; round < 20 && kill_found(tree, leader) > 0; round++) {
+void tree_kill(const struct tree *tree, pid_t leader) {
+  if (tree->cgroup < 0) {
+    for (int round = 0; round < 20 && kill_found(tree->id, leader) > 0; round++) {
     }
     return;
   }
-  int fd = openat(root_fd, name_of(tree, name, sizeof name, "/cgroup.kill"), O_WRONLY | O_CLOEXEC);
-  if (fd < 0) return kill_members(tree);
+  int fd = openat(tree->cgroup, "cgroup.kill", O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return kill_members(tree->cgroup);
   ssize_t ignored = write(fd, "1", 1); /* fails only when the folder is gone, and everything with it */
   (void)ignored;
   close(fd);
 }
 
-static bool removed(uint32_t tree) {
+static bool is_empty(int cgroup) {
+  char events[128];
+  int fd = openat(cgroup, "cgroup.events", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return true; /* removed by somebody */
+  ssize_t n = read(fd, events, sizeof events - 1);
+  close(fd);
+  events[n > 0 ? n : 0] = 0;
+  return strstr(events, "populated 0") != NULL;
+}
+
+static void retire(struct cgroup cgroup) {
   char name[32];
-  return unlinkat(root_fd, name_of(tree, name, sizeof name, ""), AT_REMOVEDIR) == 0 || errno != EBUSY;
+  if (spare_count < MAX_SPARE) {
+    spare[spare_count++] = cgroup;
+    return;
+  }
+  close(cgroup.fd);
+  snprintf(name, sizeof name, "c%u", cgroup.id);
+  unlinkat(root_fd, name, AT_REMOVEDIR);
 }
 
 /* The command is over; its cgroup stays as long as something that it left in the background runs. */
-void tree_done(uint32_t tree) {
+void tree_done(const struct tree *tree) {
+  if (tree->cgroup < 0) return;
   sweep_wanted = true;
-  if (root_fd < 0 || removed(tree)) return;
   if (lingering_count == lingering_size) {
-    uint32_t *more = realloc(lingering, (lingering_size ? lingering_size * 2 : 16) * sizeof *lingering);
-    if (!more) return; /* the empty folder stays: it costs a few kilobytes of the machine's own memory */
+    size_t size = lingering_size ? lingering_size * 2 : 64;
+    struct cgroup *more = realloc(lingering, size * sizeof *more);
+    if (!more) {
+      close(tree->cgroup); /* the folder stays: it costs a few kilobytes of the machine's own memory */
+      return;
+    }
     lingering = more;
-    lingering_size = lingering_size ? lingering_size * 2 : 16;
+    lingering_size = size;
   }
-  lingering[lingering_count++] = tree;
+  lingering[lingering_count++] = (struct cgroup){tree->id, tree->cgroup};
 }
 
+/* After something has ended. */
+void trees_changed(void) { sweep_wanted = true; }
+
 void trees_sweep(void) {
-  if (!sweep_wanted || root_fd < 0) return;
+  if (!sweep_wanted) return;
   sweep_wanted = false;
   for (size_t i = 0; i < lingering_count;) {
-    if (removed(lingering[i])) {
+    if (is_empty(lingering[i].fd)) {
+      retire(lingering[i]);
       lingering[i] = lingering[--lingering_count];
     } else {
       i++;
     }
   }
-  if (!spare) spare = make();
 }

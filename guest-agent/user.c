@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agent.h"
@@ -80,7 +81,7 @@ static bool read_groups(const char *name, gid_t *gid, struct user *user) {
   return found;
 }
 
-int user_resolve(const char *spec, struct user *user) {
+static int look_up(const char *spec, struct user *user) {
   *user = (struct user){.home = "/"};
   char name[64];
   const char *colon = strchr(spec, ':');
@@ -109,4 +110,34 @@ int user_resolve(const char *spec, struct user *user) {
     read_groups(NULL, NULL, user);
   }
   return 0;
+}
+
+static bool same_file(const char *path, struct stat *known) {
+  struct stat now = {0};
+  stat(path, &now); /* a missing file is all zeros, and stays so */
+  bool same = now.st_ino == known->st_ino && now.st_size == known->st_size && now.st_mtim.tv_sec == known->st_mtim.tv_sec &&
+              now.st_mtim.tv_nsec == known->st_mtim.tv_nsec && now.st_ctim.tv_sec == known->st_ctim.tv_sec &&
+              now.st_ctim.tv_nsec == known->st_ctim.tv_nsec;
+  *known = now;
+  return same;
+}
+
+/* Nearly all commands of a machine run as one user: its lines are read again only when the files change. */
+int user_resolve(const char *spec, struct user *user) {
+  static struct user last;
+  static char last_spec[128];
+  static bool valid;
+  static struct stat passwd, group;
+  bool same_passwd = same_file("/etc/passwd", &passwd), same_group = same_file("/etc/group", &group);
+  if (valid && same_passwd && same_group && strcmp(spec, last_spec) == 0) {
+    *user = last;
+    return 0;
+  }
+  int error = look_up(spec, user);
+  valid = error == 0 && strlen(spec) < sizeof last_spec;
+  if (valid) {
+    last = *user;
+    strcpy(last_spec, spec);
+  }
+  return error;
 }

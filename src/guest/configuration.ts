@@ -39,7 +39,7 @@ function encodeNetwork(payload: PayloadWriter, network: GuestNetwork | null): vo
     ["gateway", network?.gateway],
     ["dns", network?.dns],
   ] as const) {
-    if (value != null && !isIPv4(value)) {
+    if (value !== null && value !== undefined && !isIPv4(value)) {
       throw new ValidationError(`network.${field} must be an IPv4 address, not ${JSON.stringify(value)}.`);
     }
   }

@@ -40,7 +40,7 @@ export function startAgent(lanes = 1, options?: readonly string[]): TestAgent {
 }
 
 interface AgentBuild {
-  buildSanitizedAgent(): string;
+  readonly buildSanitizedAgent: () => string;
 }
 
 /** The agent built with AddressSanitizer and UndefinedBehaviorSanitizer, which end it at the first thing they find. */
