@@ -1,6 +1,6 @@
 import * as http from "node:http";
 import * as https from "node:https";
-import type { Socket } from "node:net";
+import { isIP, type Socket } from "node:net";
 import * as tls from "node:tls";
 
 import { asError, FetchFailure } from "../failure.js";
@@ -65,9 +65,15 @@ export class SimpleTransport implements Transport {
   #inside(socket: Socket, url: URL): https.RequestOptions {
     const { ca } = this.#policy;
     return {
-      agent: false,
+      // Given instead of an agent: with one, whichever, it would not be asked.
       createConnection: () =>
-        tls.connect({ socket, ...serverName(url), ALPNProtocols: ["http/1.1"], ...(ca === undefined ? {} : { ca }) }),
+        tls.connect({
+          socket,
+          host: addressOf(url).host,
+          ...serverName(url),
+          ALPNProtocols: ["http/1.1"],
+          ...(ca === undefined ? {} : { ca }),
+        }),
     };
   }
 
@@ -187,13 +193,15 @@ function headOf(response: http.IncomingMessage): { status: number; message: stri
   return { status: response.statusCode ?? 0, message: response.statusMessage ?? "", headers };
 }
 
-function addressOf(url: URL): { host: string; port: number } & { servername?: string } {
+function addressOf(url: URL): { host: string; port: number } {
   const host = url.hostname.replace(/^\[|\]$/g, "");
   return { host, port: Number(url.port || (url.protocol === "https:" ? 443 : 80)) };
 }
 
-function serverName(url: URL): { servername: string } {
-  return { servername: url.hostname.replace(/^\[|\]$/g, "") };
+/** The name to ask for in the TLS handshake; addresses are not asked for by name (RFC 6066 section 3). */
+function serverName(url: URL): { servername?: string } {
+  const { host } = addressOf(url);
+  return isIP(host) === 0 ? { servername: host } : {};
 }
 
 /** The address without the parts that are not for the server to see. */

@@ -1,0 +1,67 @@
+import { createHash } from "node:crypto";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { DEFAULT_POLICY, type TransferPolicy } from "../../../src/images/fetch/policy.js";
+
+export const TRANSPORTS = ["fast", "simple"] as const;
+export type TransportName = (typeof TRANSPORTS)[number];
+
+/** The limits of a transfer, short enough to be run into. */
+export function policyFor(transport: TransportName, changes: Partial<TransferPolicy> = {}): TransferPolicy {
+  return {
+    ...DEFAULT_POLICY,
+    transport,
+    connectTimeoutMs: 2_000,
+    headersTimeoutMs: 400,
+    gapTimeoutMs: 300,
+    backoffMs: 4,
+    backoffLimitMs: 20,
+    ...changes,
+  };
+}
+
+/** A folder of one test, gone at its end. */
+export class Folder {
+  readonly path = mkdtempSync(join(tmpdir(), "smolvm-fetch-"));
+
+  file(name: string): string {
+    return join(this.path, name);
+  }
+
+  names(): string[] {
+    return readdirSync(this.path).sort();
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.path, { recursive: true, force: true });
+  }
+}
+
+/** The same bytes for the same size and seed. Runs of zeros of odd lengths lie between runs that nothing compresses. */
+export function sampleBytes(size: number, seed = 1): Buffer {
+  const bytes = Buffer.alloc(size);
+  let state = (seed * 2654435761) >>> 0 || 1;
+  const next = (): number => {
+    state ^= state << 13;
+    state >>>= 0;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    state >>>= 0;
+    return state;
+  };
+  for (let at = 0; at < size;) {
+    const length = Math.min(size - at, 1 + (next() % 40_000));
+    if (next() % 3 !== 0) {
+      for (let i = 0; i + 4 <= length; i += 4) bytes.writeUInt32LE(next(), at + i);
+      for (let i = length - (length % 4); i < length; i++) bytes[at + i] = next() & 0xff;
+    }
+    at += length;
+  }
+  return bytes;
+}
+
+export function sha256(bytes: Buffer): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}
