@@ -4,6 +4,7 @@ import { commandAt } from "./commands.js";
 import { describeFailure, printFailure } from "./failure.js";
 import { onInterrupt } from "./interrupt.js";
 import { writeOut } from "./output.js";
+import { showWarnings } from "./terminal.js";
 
 /** The whole command line: parse, run, one catch. Gives the exit status; the payload is written out by then. */
 export async function main(argv: readonly string[]): Promise<number> {
@@ -11,6 +12,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   let name = "";
   let hostFailureStatus = 1;
   const interrupt = onInterrupt();
+  showWarnings(globals);
   try {
     const found = await commandAt(argv, globals);
     name = found.name;

@@ -15,18 +15,23 @@ function style(code: number, text: string): string {
   return hasColour() ? `\u001b[${code}m${text}\u001b[0m` : text;
 }
 
-export const bold = (text: string): string => style(1, text);
-export const dim = (text: string): string => style(2, text);
+const bold = (text: string): string => style(1, text);
+const dim = (text: string): string => style(2, text);
 export const red = (text: string): string => style(31, text);
-export const green = (text: string): string => style(32, text);
-export const yellow = (text: string): string => style(33, text);
+const yellow = (text: string): string => style(33, text);
 
 export function print(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
-export function printWarning(text: string): void {
-  print(`${yellow("smolvm: warning:")} ${text}`);
+/** Warnings of the library are shown as the errors are; those of Node are for developers, and shown with `--debug` only. */
+export function showWarnings(globals: { readonly debug: boolean }): void {
+  process.removeAllListeners("warning");
+  process.on("warning", (warning: Error & { detail?: string }) => {
+    if (warning.name !== "SmolVMWarning" && !globals.debug) return;
+    print(`${yellow("smolvm: warning:")} ${warning.message}`);
+    if (warning.detail !== undefined) print(`${bold("hint:")} ${warning.detail}`);
+  });
 }
 
 /** The one form in which every failure is shown. */

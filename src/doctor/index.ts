@@ -8,7 +8,7 @@ import { machines } from "./machines.js";
 import { node } from "./node.js";
 import { tools } from "./tools.js";
 
-export type { Check, Finding, Mend } from "./check.js";
+export type { Check, Finding } from "./check.js";
 
 /** In the order in which they depend on each other. */
 export const CHECKS: readonly Check[] = [node, ...tools, ...disk, cache, machines, accelerator, boot];

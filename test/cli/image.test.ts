@@ -110,6 +110,14 @@ test("an unknown image is an error that lists those there are", async (context) 
   assert.match(ran.stderr, /^smolvm: Unknown image: 'three'/m);
 });
 
+test("an image without digests is taken with a warning in smolvm's own form", async (context) => {
+  const { env } = await serveImages(context, { digests: false });
+  const { status, stderr } = await smolvm(["image", "pull", "one"], { env });
+  assert.equal(status, 0, stderr);
+  assert.match(stderr, /^smolvm: warning: Image 'one' could not be verified: .*\nhint: .*digest/m);
+  assert.ok(!stderr.includes("(node:"), stderr);
+});
+
 test("an empty image name is a usage error", async (context) => {
   const { env } = await serveImages(context);
   const { status, stderr } = await smolvm(["image", "pull", ""], { env });
