@@ -8,7 +8,7 @@ import { rotateConsole } from "./console-log.js";
 import { explainDeath, type Death } from "./death.js";
 import { openFreeLane, type Lane } from "./lanes.js";
 import { claimMachine } from "./make.js";
-import { endWithProgram, killQemu, sweep } from "./reaper.js";
+import { endWithProgram, killQemu, sweep, untilGone } from "./reaper.js";
 import type { Wish } from "./source.js";
 import {
   loadState,
@@ -340,21 +340,20 @@ export class Machine {
   /** The guest has hung up. Mostly its QEMU has ended; if not, its agent is not to be trusted any more. */
   async #lost(reason: Error): Promise<void> {
     const own = this.#qemu;
-    const identity = own?.identity ?? this.#state?.run?.qemu;
-    const deadline = Date.now() + DEATH_GRACE_MS;
-    while (identity && liveness(identity) === "alive" && Date.now() < deadline) await pause(10);
-    if (!identity || this.#status !== "running") return;
     if (own !== null) {
-      if (this.#qemu !== own || !own.running) return; // its end is watched for itself
+      await Promise.race([own.exited, pause(DEATH_GRACE_MS)]);
+      if (this.#qemu !== own) return; // its end was noted, or it was ended on purpose
       this.#leave();
       own.kill();
-      await this.#noteDeath({ status: "error", reason: `it was ended, as its agent failed: ${reason.message}` });
-    } else if (liveness(identity) === "dead") {
-      const state = await loadState(this.vmId);
-      // Stopped or deleted by the program that has it, or dead by itself.
-      if (state === null || state.status === "stopped") this.#status = "stopped";
-      else await this.#noteDeath(explainDeath(this.files, null));
+      await this.#noteDeath({ status: "error", reason: `its agent failed: ${reason.message.replace(/\.$/, "")}` });
+      return;
     }
+    const identity = this.#state?.run?.qemu;
+    if (!identity || !(await untilGone(identity, DEATH_GRACE_MS)) || this.#status !== "running") return;
+    const state = await loadState(this.vmId);
+    // Stopped or deleted by the program that has it, or dead by itself.
+    if (state === null || state.status === "stopped") this.#status = "stopped";
+    else await this.#noteDeath(explainDeath(this.files, null));
   }
 
   async #dropLane(): Promise<void> {

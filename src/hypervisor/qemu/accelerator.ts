@@ -111,7 +111,7 @@ export async function probeAccelerator(accelerator: Accelerator, arch: GuestArch
     });
     const took = Math.round(performance.now() - started);
     if (status === probe.success) return { works: true, seen: `a guest ran on ${accelerator} (${took} ms)` };
-    const complaint = stderr.trim().split("\n").at(-1) ?? "";
+    const complaint = (stderr.trim().split("\n").at(-1) ?? "").replace(/^\S*qemu-system-\w+: /, "").replace(/\.$/, "");
     if (signal === "SIGKILL") {
       return { works: false, seen: `${accelerator} opens, but a guest on it hangs (nothing after ${took} ms)` };
     }
