@@ -1,3 +1,4 @@
+import { OperationTimeoutError } from "../errors.js";
 import type { SmolVM } from "../machine/index.js";
 import { attach, collect } from "./attach.js";
 import type { Input, Invocation, OptionDescriptions, Outcome } from "./command.js";
@@ -60,10 +61,17 @@ export async function runInGuest(
     signal,
     ...(tty ? { tty: terminalSize() } : {}),
   });
-  if (json) {
-    const { end, data } = await collect(command, { stdin });
-    return { data, exitCode: end.status };
+  try {
+    if (json) {
+      const { end, data } = await collect(command, { stdin });
+      return { data, exitCode: end.status };
+    }
+    const { status } = await attach(command, { stdin, tty });
+    return { exitCode: status };
+  } catch (error) {
+    // The library names the call that it was; here it is the command that somebody typed.
+    if (error instanceof OperationTimeoutError)
+      throw new OperationTimeoutError("The command", error.timeoutMs, { cause: error });
+    throw error;
   }
-  const { status } = await attach(command, { stdin, tty });
-  return { exitCode: status };
 }
