@@ -19,7 +19,9 @@ interface Bar {
 }
 
 const REDRAW_MS = 100;
-const BAR_WIDTH = 24;
+const WIDEST_BAR = 24;
+/** What stands beside a bar: share, amounts, rate and time left. */
+const FIGURES_WIDTH = 60;
 
 /**
  * Lines on stderr that tell how far things are. On a terminal they are redrawn in place and one bar stands for each file;
@@ -68,7 +70,9 @@ export class Progress implements Disposable {
   #redraw(): void {
     const columns = Math.max(20, process.stderr.columns - 1);
     const width = Math.max(0, ...[...this.#bars.keys()].map((label) => label.length));
-    const lines = [...this.#bars.values()].map((bar) => barLine(bar, width));
+    const lines = [...this.#bars.values()].map((bar) =>
+      barLine(bar, width, Math.min(WIDEST_BAR, columns - width - FIGURES_WIDTH)),
+    );
     if (this.#step !== null) lines.push(this.#step);
     this.#erase();
     for (const line of lines) print(line.length > columns ? `${line.slice(0, columns - 1)}…` : line);
@@ -91,14 +95,18 @@ export class Progress implements Disposable {
   }
 }
 
-function barLine(bar: Bar, width: number): string {
+function barLine(bar: Bar, width: number, barWidth: number): string {
   const { phase, bytes, total } = bar.progress;
   const label = bar.label.padEnd(width);
   if (phase === "done") return `${label}  ✓ ${total === null ? "" : formatBytes(total)}`;
   const share = total === null || total === 0 ? null : Math.min(1, bytes / total);
-  const filled = Math.round((share ?? 0) * BAR_WIDTH);
-  const drawn = share === null ? "" : `[${"#".repeat(filled)}${"-".repeat(BAR_WIDTH - filled)}] ${percent(share)}  `;
+  const drawn = share === null ? "" : `${barWidth > 4 ? `${drawBar(share, barWidth)} ` : ""}${percent(share)}  `;
   return `${label}  ${drawn}${amount(bytes, total)}  ${phase === "verify" ? "verifying" : speed(bar)}`;
+}
+
+function drawBar(share: number, width: number): string {
+  const filled = Math.round(share * width);
+  return `[${"#".repeat(filled)}${"-".repeat(width - filled)}]`;
 }
 
 const percent = (share: number): string => `${String(Math.floor(share * 100)).padStart(3)} %`;
