@@ -20,6 +20,7 @@ export interface Ending {
 }
 
 const LOG_LIMIT = 2000;
+const TAIL_LINES = 40;
 
 /** The error for a guest that did not come up, with what QEMU and the guest's console said. */
 export async function bootFailure(files: MachineFiles, ending: Ending): Promise<Error> {
@@ -27,7 +28,7 @@ export async function bootFailure(files: MachineFiles, ending: Ending): Promise<
   if (cause instanceof HostError) return cause;
   const text = await readFile(files.log, "utf8").catch(() => ""); // not written yet
   const log = text.split("\n").map(printable).join("\n").trim().slice(-LOG_LIMIT);
-  const tail = consoleTail(files.console);
+  const tail = consoleTail(files.console, TAIL_LINES);
   const complaint = log.split("\n").at(-1) ?? "";
   const failure = {
     phase,
@@ -40,9 +41,9 @@ export async function bootFailure(files: MachineFiles, ending: Ending): Promise<
     const how = exit.signal ?? `exit status ${exit.status ?? "?"}`;
     return new BootError(`QEMU ended with ${how} while the guest was booting${complaint && `: ${complaint}`}`, failure);
   }
-  if (exit !== undefined) return new BootError(`The guest ended while it was booting: ${lastWords(tail)}`, failure);
+  if (exit !== undefined) return new BootError(`The guest ended while it was booting: ${lastWords(files)}`, failure);
   if (timeoutMs !== undefined) {
-    return new BootError(`The guest did not come up within ${timeoutMs} ms; last on its console: ${lastWords(tail)}`, {
+    return new BootError(`The guest did not come up within ${timeoutMs} ms; last on its console: ${lastWords(files)}`, {
       ...failure,
       hint: "Give start() more time, or look at the console for what it waits for.",
     });
@@ -51,6 +52,7 @@ export async function bootFailure(files: MachineFiles, ending: Ending): Promise<
   return new BootError(`The guest could not be set up: ${reason}`, failure);
 }
 
-function lastWords(tail: readonly string[]): string {
+function lastWords(files: MachineFiles): string {
+  const tail = consoleTail(files.console, 500);
   return tail.find((line) => line.includes("Kernel panic")) ?? tail.at(-1) ?? "nothing";
 }

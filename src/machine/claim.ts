@@ -32,6 +32,12 @@ export async function tryClaim(path: string): Promise<Claim | null> {
   return { release: () => rm(path, { force: true }) };
 }
 
+/** True while a process that may be alive has the claim. */
+export async function isClaimed(path: string): Promise<boolean> {
+  const holder = await readClaim(path);
+  return holder !== null && liveness(holder) !== "dead";
+}
+
 /** @throws OperationTimeoutError when it stays taken for so long. */
 export async function waitForClaim(path: string, timeoutMs: number, signal?: AbortSignal): Promise<Claim> {
   const deadline = Date.now() + timeoutMs;
@@ -56,11 +62,16 @@ async function linkIfFree(from: string, to: string): Promise<boolean> {
   }
 }
 
-async function isAbandoned(path: string): Promise<boolean> {
+/** Null when nobody has it. Claims appear whole, so what can't be read as one is none. */
+async function readClaim(path: string): Promise<ProcessIdentity | null> {
   try {
-    return liveness(JSON.parse(await readFile(path, "utf8")) as ProcessIdentity) === "dead";
-  } catch (error) {
-    // Released in this moment. Anything else is no claim at all, as claims appear whole.
-    return (error as NodeJS.ErrnoException).code !== "ENOENT";
+    return JSON.parse(await readFile(path, "utf8")) as ProcessIdentity;
+  } catch {
+    return null;
   }
+}
+
+async function isAbandoned(path: string): Promise<boolean> {
+  const holder = await readClaim(path);
+  return holder !== null && liveness(holder) === "dead";
 }

@@ -16,7 +16,7 @@ export function readConsole(path: string): string {
 }
 
 /** The last lines that say something, oldest first, without carriage returns and terminal sequences. */
-export function consoleTail(path: string, lines = 20): readonly string[] {
+export function consoleTail(path: string, lines: number): readonly string[] {
   return readTail(path, 64 * 1024)
     .toString("utf8")
     .split("\n")

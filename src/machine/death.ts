@@ -14,7 +14,7 @@ const PANIC = /Kernel panic - not syncing: (.*)/;
 
 /** Why a machine that nobody stopped is not running any more, from what it left behind. `exit` is null when unknown. */
 export function explainDeath(files: MachineFiles, exit: QemuExit | null): Death {
-  const panic = consoleTail(files.console, 100)
+  const panic = consoleTail(files.console, 500)
     .map((line) => PANIC.exec(line)?.[1])
     .find((found) => found !== undefined);
   if (panic !== undefined) return { status: "error", reason: `the guest's kernel panicked: ${panic.slice(0, 200)}` };

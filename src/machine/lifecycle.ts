@@ -124,6 +124,8 @@ export class Machine {
         const state = (await loadState(this.vmId)) ?? this.#state;
         const qemu = this.#qemu;
         this.#leave();
+        // Told beforehand: other programs lose their connections and are to know that it is meant.
+        await saveState(this.files, { ...state, status: "stopped", reason: null });
         if (state.run !== null) await stopRunning(this.files, state, { qemu, lane: this.#lane });
         await this.#dropLane();
         this.#death = null;

@@ -3,6 +3,7 @@ import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { liveness, type ProcessIdentity } from "../host/process.js";
+import { isClaimed } from "./claim.js";
 import { explainDeath } from "./death.js";
 import {
   findFolders,
@@ -42,14 +43,14 @@ async function sweepOne({ folder, kind, state }: FoundFolder): Promise<MachineSt
 /** A machine that stays: if its QEMU has ended on its own, its state says so from now on. */
 async function settle(folder: string, state: MachineState): Promise<MachineState> {
   // A living owner sees to it itself, and knows more.
-  if (state.owner !== null && liveness(state.owner) !== "dead") return state;
-  if (state.status !== "running" && state.status !== "starting") return state;
-  if (state.run?.qemu && liveness(state.run.qemu) !== "dead") return state;
-  // It is just being started by another program, or that one is gone.
-  if (state.status === "starting" && (await folderAge(folder)) < STALE_MS) return state;
+  if (state.run === null || (state.owner !== null && liveness(state.owner) !== "dead")) return state;
+  const { qemu } = state.run;
+  if (state.status === "running" && qemu !== null && liveness(qemu) !== "dead") return state;
   const files = machineFiles(folder);
+  if (await isClaimed(files.lock)) return state; // just being started or stopped by another program
   await killQemu(state);
-  const settled = { ...state, ...explainDeath(files, null), run: null, ports: [] };
+  const ending = state.status === "stopped" ? {} : explainDeath(files, null);
+  const settled = { ...state, ...ending, run: null, ports: [] };
   await saveState(files, settled);
   return settled;
 }

@@ -1,0 +1,244 @@
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { copyFile, mkdir, readFile, stat, truncate, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { promisify } from "node:util";
+
+import {
+  BootError,
+  ImageError,
+  ValidationError,
+  VMAlreadyExistsError,
+  VMNotFoundError,
+  VMStateError,
+} from "../../src/errors.js";
+import { SmolVM, VM, VMConfig } from "../../src/machine/index.js";
+import { eventually, leftOvers, ownHome, processesIn, testImage } from "../machine/setting.js";
+
+const home = ownHome();
+const image = await testImage();
+after(() => home.close());
+
+/** Runs a program of its own, with the library as `SmolVM`, and gives what it prints. */
+async function otherProgram(code: string): Promise<string> {
+  const library = fileURLToPath(new URL("../../src/machine/index.js", import.meta.url));
+  const program = `const { SmolVM } = await import(${JSON.stringify(pathToFileURL(library).href)});\n${code}`;
+  const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module", "-e", program]);
+  return stdout.trim();
+}
+
+test("making the object does nothing yet, and says what is wrong with its options", () => {
+  const vm = new SmolVM();
+  assert.equal(vm.status, "created");
+  assert.match(vm.vmId, /^vm-[0-9a-f]{8}$/);
+  assert.equal(new VM({ vmId: "mine" }).vmId, "mine");
+  assert.throws(() => new SmolVM({ memory: 5 } as object), /SmolVM has no field 'memory'/);
+  assert.throws(() => new SmolVM({ memSizeMib: 5 }), /memSizeMib is 5; allowed is a whole number from 128 to 16384/);
+  assert.throws(() => vm.getIp(), /not running/);
+});
+
+test("a machine keeps its disk from stop to start, and delete removes all of it", async (context) => {
+  const config = new VMConfig({
+    vmId: "keeper",
+    kernelPath: image.kernelPath,
+    rootfsPath: image.rootfsPath,
+    diskSizeMib: 900,
+  });
+  await using vm = new SmolVM(config);
+  const started = performance.now();
+  await vm.start();
+  context.diagnostic(`start: ${Math.round(performance.now() - started)} ms`);
+  assert.equal(vm.status, "running");
+  assert.equal(vm.getIp(), "10.0.2.15");
+  assert.equal((await vm.run("hostname")).output, "keeper");
+  assert.equal(vm.info.accelerator, "tcg");
+  assert.equal(vm.info.vcpuCount, 1);
+  assert.equal((await vm.run("cat /sys/block/vda/size")).output, String(900 * 2048));
+  assert.ok(Math.abs(Number((await vm.run("date +%s")).output) * 1000 - Date.now()) < 3000);
+  await assert.rejects(vm.start(), VMStateError);
+  await assert.rejects(new SmolVM(config).start(), VMAlreadyExistsError);
+  assert.equal((await vm.run("echo still here")).ok, true);
+  await vm.run("echo kept > /root/file; sync");
+  await vm.setEnvVars({ LASTING: "yes" });
+
+  const stopping = performance.now();
+  await vm.stop();
+  context.diagnostic(`stop: ${Math.round(performance.now() - stopping)} ms`);
+  await vm.stop();
+  assert.equal(vm.status, "stopped");
+  assert.equal(vm.info.pid, null);
+  await assert.rejects(vm.run("true"), /is not running: it is stopped/);
+  assert.deepEqual(processesIn(home.folder), []);
+
+  await vm.start();
+  assert.equal((await vm.run("cat /root/file; echo $LASTING")).stdout, "kept\nyes\n");
+  await vm.delete();
+  await vm.delete();
+  assert.deepEqual(await leftOvers(home.folder), []);
+  await assert.rejects(vm.start(), /was deleted/);
+  await assert.rejects(SmolVM.fromId("keeper"), VMNotFoundError);
+});
+
+test("the image itself is untouched by what a machine does to its disk", async () => {
+  const before = await stat(image.rootfsPath);
+  await using vm = await SmolVM.create();
+  await vm.run("dd if=/dev/urandom of=/junk bs=1M count=8 2>/dev/null; rm /bin/ls; sync");
+  await vm.delete();
+  const now = await stat(image.rootfsPath);
+  assert.deepEqual([now.mtimeMs, now.size], [before.mtimeMs, before.size]);
+});
+
+test("two programs use one detached machine at once, and a third deletes it", async (context) => {
+  const made = performance.now();
+  await otherProgram(`await SmolVM.create({ vmId: "shared-one", detached: true });`);
+  context.diagnostic(`a program that makes a detached machine: ${Math.round(performance.now() - made)} ms`);
+  const listed = await SmolVM.list();
+  assert.deepEqual(
+    listed.map(({ vmId, status, detached }) => [vmId, status, detached]),
+    [["shared-one", "running", true]],
+  );
+
+  const vm = await SmolVM.fromId("shared-one");
+  await vm.setEnvVars({ SAID_BY: "the first" });
+  const [here, there] = await Promise.all([
+    vm.run("for i in $(seq 300); do echo here; done; echo $SAID_BY"),
+    otherProgram(`
+      const vm = await SmolVM.fromId("shared-one");
+      const { stdout } = await vm.run("for i in $(seq 300); do echo there; done; echo $SAID_BY");
+      console.log(stdout.trim() + " " + JSON.stringify(await vm.listEnvVars()));`),
+  ]);
+  assert.equal(here.stdout, `${"here\n".repeat(300)}the first\n`);
+  assert.equal(there, `${"there\n".repeat(300)}the first {"SAID_BY":"the first"}`);
+
+  await otherProgram(`const vm = await SmolVM.fromId("shared-one"); await vm.stop();`);
+  await eventually("the first program sees it stopped", () => vm.status === "stopped");
+  await assert.rejects(vm.run("true"), /not running/);
+  await vm.start();
+  assert.equal((await vm.run("echo $SAID_BY")).output, "the first");
+  await otherProgram(`const vm = await SmolVM.fromId("shared-one"); await vm.delete();`);
+  assert.deepEqual(await SmolVM.list(), []);
+  await vm.refresh();
+  assert.equal(vm.status, "stopped");
+  await vm.delete();
+});
+
+test("shared mode writes through to the file, and extra drives keep what is written", async () => {
+  const rootfs = join(home.folder, "own.ext4");
+  const drive = join(home.folder, "extra.raw");
+  await copyFile(image.rootfsPath, rootfs);
+  await writeFile(drive, "");
+  await truncate(drive, 1024 * 1024);
+  {
+    await using vm = await SmolVM.create({
+      kernelPath: image.kernelPath,
+      rootfsPath: rootfs,
+      diskMode: "shared",
+      extraDrives: [drive],
+    });
+    await vm.run("echo through > /root/through; printf written | dd of=/dev/vdb conv=notrunc 2>/dev/null; sync");
+  }
+  assert.equal((await readFile(drive)).toString("utf8", 0, 7), "written");
+  await using again = await SmolVM.create({ kernelPath: image.kernelPath, rootfsPath: rootfs });
+  assert.equal((await again.run("cat /root/through")).output, "through");
+});
+
+test("what can't be started is refused by name, and nothing is left", async () => {
+  const junk = join(home.folder, "junk");
+  await writeFile(junk, Buffer.alloc(4096, "no kernel and no file system"));
+  const missing = join(home.folder, "missing");
+  await assert.rejects(SmolVM.create({ kernelPath: missing, rootfsPath: image.rootfsPath }), (error: unknown) => {
+    assert.ok(error instanceof ValidationError);
+    assert.match(error.message, /kernelPath is '.*missing', which can't be read: ENOENT/);
+    return true;
+  });
+  for (const [paths, asset] of [
+    [{ kernelPath: junk, rootfsPath: image.rootfsPath }, "kernel"],
+    [{ kernelPath: image.kernelPath, rootfsPath: junk }, "rootfs"],
+  ] as const) {
+    await assert.rejects(SmolVM.create(paths), (error: unknown) => {
+      assert.ok(error instanceof ImageError);
+      assert.equal(error.code, "IMAGE_INVALID");
+      assert.ok(error.message.includes(junk));
+      assert.equal(error.details["asset"], asset);
+      return true;
+    });
+  }
+  await assert.rejects(SmolVM.create({ image: "no-such-image" }), { code: "IMAGE_UNKNOWN" });
+  await assert.rejects(SmolVM.create({ diskSizeMib: 1 }), /diskSizeMib is 1; the image's file system needs at least/);
+  assert.deepEqual(await leftOvers(home.folder), []);
+});
+
+test("a guest that does not come up is a BootError with its last words, within the time", async (context) => {
+  const started = performance.now();
+  await assert.rejects(SmolVM.create({ timeoutMs: 250 }), (error: unknown) => {
+    assert.ok(error instanceof BootError);
+    assert.match(error.message, /did not come up within 250 ms/);
+    assert.equal(error.accelerator, "tcg");
+    return true;
+  });
+  const took = performance.now() - started;
+  assert.ok(took < 1500, `failed after ${took} ms`);
+
+  // The magic number of a file system, and nothing else of one.
+  const hollow = join(home.folder, "hollow.ext4");
+  const content = Buffer.alloc(8 * 1024 * 1024);
+  content.writeUInt16LE(0xef53, 1024 + 56);
+  await writeFile(hollow, content);
+  await assert.rejects(SmolVM.create({ kernelPath: image.kernelPath, rootfsPath: hollow }), (error: unknown) => {
+    assert.ok(error instanceof BootError);
+    assert.ok(
+      error.consoleTail.some((line) => line.startsWith("smolvm:")),
+      error.consoleTail.join("\n"),
+    );
+    assert.ok(["kernel", "agent"].includes(error.phase), error.phase);
+    context.diagnostic(error.message);
+    return true;
+  });
+  assert.deepEqual(await leftOvers(home.folder), []);
+});
+
+test("aborting a start at any moment rejects with the caller's reason and leaves nothing", async (context) => {
+  const moments = [0, 5, 20, 60, 150, 400, 900];
+  for (const moment of moments) {
+    const reason = new Error(`enough after ${moment} ms`);
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(reason), moment);
+    await assert.rejects(SmolVM.create({ signal: controller.signal }), (error) => error === reason);
+    assert.deepEqual(await leftOvers(home.folder), []);
+  }
+  context.diagnostic(`aborted after ${moments.join(", ")} ms; left over: 0`);
+});
+
+test("deleting a machine that starts ends the start", async () => {
+  const vm = new SmolVM();
+  const start = vm.start();
+  setTimeout(() => void vm.delete(), 300);
+  await assert.rejects(start, /was deleted while it started/);
+  await vm.delete();
+  assert.deepEqual(await leftOvers(home.folder), []);
+});
+
+test("an accelerator that does not work is refused with what was seen; auto falls back at once", async () => {
+  await assert.rejects(SmolVM.create({ accel: "kvm" }), (error: unknown) => {
+    assert.equal((error as { code?: string }).code, "HOST_ACCELERATOR");
+    return true;
+  });
+  await assert.rejects(SmolVM.create({ accel: "hvf" }), /this host's accelerator is kvm/);
+  assert.deepEqual(await leftOvers(home.folder), []);
+});
+
+test("a machine's folder may lie deeper than a socket's address is long", async () => {
+  const deep = join(home.folder, "d".repeat(80), "e".repeat(80));
+  await mkdir(deep, { recursive: true });
+  process.env["SMOLVM_HOME"] = deep;
+  try {
+    await using vm = await SmolVM.create();
+    assert.equal((await vm.run("echo deep")).output, "deep");
+    assert.ok((await vm.exposeLocal(80)) > 0);
+    await vm.stop();
+  } finally {
+    process.env["SMOLVM_HOME"] = home.folder;
+  }
+});
