@@ -45,7 +45,8 @@ export async function handshake(stream: Duplex, options: ConnectOptions): Promis
         const found = search.push(chunk);
         if (found !== null) settle(() => resolve(found));
       } catch (error) {
-        settle(() => reject(error));
+        const reason = error as Error;
+        settle(() => reject(reason));
       }
     };
     const onEnd = (): void => settle(() => reject(unavailable("it was closed before the agent answered")));

@@ -67,6 +67,7 @@ export class Process implements Channel, GuestProcess {
   }
 
   resize(size: TerminalSize): void {
+    checkSize({ cols: size.cols, rows: size.rows });
     if (this.#over || this.#request.tty === undefined) return;
     this.#link.send(
       FrameType.resize,
@@ -198,10 +199,18 @@ export class Process implements Channel, GuestProcess {
   }
 }
 
+function checkSize(size: TerminalSize): void {
+  for (const [field, value] of Object.entries(size)) {
+    if (Number.isInteger(value) && value >= 0 && value <= 0xffff) continue;
+    throw new ValidationError(`${field} of a terminal must be between 0 and 65535, not ${String(value)}.`);
+  }
+}
+
 function encodeExec(request: ExecRequest): Buffer {
   const { command, tty } = request;
   const argv = typeof command === "string" ? ["/bin/sh", "-c", command] : command;
   if (argv.length === 0 || argv[0] === "") throw new ValidationError("command must not be empty.");
+  if (tty !== undefined) checkSize({ cols: tty.cols, rows: tty.rows });
   const flags = (tty === undefined ? 0 : 1) | (request.stdin === true ? 2 : 0);
   const payload = new PayloadWriter().u8(flags).u32(OUTPUT_WINDOW).u32(OUTPUT_WINDOW);
   payload.u16(tty?.cols ?? 0).u16(tty?.rows ?? 0);
