@@ -79,7 +79,10 @@ function program(name: "xz" | "zstd"): Decompressor {
       child.once("error", reject);
       child.once("close", (status, signal) => {
         if (status === 0) resolve();
-        else reject(new Error(complaint.trim().split("\n")[0] ?? `${name} ended with ${signal ?? status ?? "?"}`));
+        else {
+          const [reason = ""] = complaint.trim().split("\n");
+          reject(new Error(reason === "" ? `${name} ended with ${signal ?? status ?? "no status"}` : reason));
+        }
       });
     }),
     consumed: () => null,

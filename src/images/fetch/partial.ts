@@ -12,7 +12,7 @@ import { dataRuns } from "./zeros.js";
 
 const MIB = 1024 * 1024;
 /** How much may be written before the journal tells of it: with what is on its way, below 1 MiB is fetched twice after a crash. */
-const JOURNAL_EVERY = MIB / 2;
+const JOURNAL_EVERY = MIB / 4;
 /** Data goes to the disk while it flows; otherwise a whole image would wait for the disk at the end. */
 const SYNC_EVERY = 32 * MIB;
 /** How much of a body without a known length is taken before the free space is looked at again. */

@@ -216,6 +216,7 @@ const PROGRESS_MS = 50;
 
 /** Rejects as soon as the signal is aborted; whoever owns the work ends it. */
 async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  work.catch(() => undefined); // where the race is lost, nobody waits for it
   signal.throwIfAborted();
   let abort: () => void = () => undefined;
   const aborted = new Promise<never>((_resolve, reject) => {
@@ -226,6 +227,5 @@ async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
     return await Promise.race([work, aborted]);
   } finally {
     signal.removeEventListener("abort", abort);
-    work.catch(() => undefined); // where the race was lost, nobody waits for it
   }
 }
