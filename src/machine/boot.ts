@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { stat } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { HostError } from "../errors.js";
 import {
@@ -35,6 +36,8 @@ export interface RunningMachine {
 
 /** From QEMU's start to a configured guest. Hardware needs a second or two, emulation on a loaded host many more. */
 const BOOT_TIMEOUT_MS = { tcg: 60_000, kvm: 30_000, hvf: 30_000 } as const;
+
+const EXIT_GRACE_MS = 500;
 
 /**
  * Starts a machine whose folder is there, and resolves when its guest answers. When it fails, nothing of it runs any more.
@@ -87,6 +90,8 @@ export async function boot(files: MachineFiles, initial: MachineState, options: 
     qemu.unref();
     return { qemu, lane, state };
   } catch (error) {
+    // Its sockets close a moment before the system tells that it has ended.
+    if (!over.aborted) await Promise.race([qemu.exited, sleep(EXIT_GRACE_MS)]);
     const endedItself = died.signal.aborted;
     qemu.kill();
     await lane?.close();

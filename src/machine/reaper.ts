@@ -9,13 +9,14 @@ import {
   findFolders,
   folderAge,
   machineFiles,
+  makerIsGone,
   removeFolder,
   saveState,
   type FoundFolder,
   type MachineState,
 } from "./state.js";
 
-/** How long a folder without a legible state may be in the making. */
+/** How long another host or container, into which this one can't look, may take to fill a new folder. */
 const STALE_MS = 60_000;
 const KILL_TIMEOUT_MS = 5000;
 
@@ -30,14 +31,19 @@ export async function sweep(): Promise<MachineState[]> {
 }
 
 async function sweepOne({ folder, kind, state }: FoundFolder): Promise<MachineState | null> {
-  const ownerGone = state !== null && !state.detached && (state.owner === null || liveness(state.owner) === "dead");
-  if (kind === "machine" && state !== null && !ownerGone) return settle(folder, state);
-  const abandoned =
-    kind === "leftover" || (state === null ? (await folderAge(folder)) > STALE_MS : ownerGone || kind !== "staging");
-  if (!abandoned) return null;
+  if (!(await isLeftOver(folder, kind, state)))
+    return kind === "machine" && state !== null ? settle(folder, state) : null;
   if (state !== null) await killQemu(state);
   await removeFolder(folder);
   return null;
+}
+
+async function isLeftOver(folder: string, kind: FoundFolder["kind"], state: MachineState | null): Promise<boolean> {
+  if (kind === "removed") return true; // whoever removes it right now does not mind help
+  if (kind === "staging") return makerIsGone(folder) || (await folderAge(folder)) > STALE_MS;
+  // A machine whose state can't be read can't be used, but may be of a newer version: it is for a person to remove.
+  if (state === null || state.detached) return false;
+  return state.owner === null || liveness(state.owner) === "dead";
 }
 
 /** A machine that stays: if its QEMU has ended on its own, its state says so from now on. */

@@ -1,10 +1,10 @@
 import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { randomBytes } from "node:crypto";
-import { join } from "node:path";
+import { createHash, randomBytes } from "node:crypto";
+import { basename, join } from "node:path";
 
 import { VMAlreadyExistsError } from "../errors.js";
 import { machinesDir } from "../host/home.js";
-import { processIdentity, type ProcessIdentity } from "../host/process.js";
+import { liveness, processIdentity, type ProcessIdentity } from "../host/process.js";
 import type { Accelerator, NetworkMode } from "../hypervisor/index.js";
 import type { AcceleratorWish, DiskMode, DriveRecord } from "./config.js";
 
@@ -91,7 +91,7 @@ const TRASH = ".trash-";
 export async function claimFolder(state: MachineState): Promise<MachineFiles> {
   const parent = machinesDir();
   await mkdir(parent, { recursive: true, mode: 0o700 });
-  const staging = join(parent, `${STAGING}${state.vmId}-${randomBytes(6).toString("hex")}`);
+  const staging = join(parent, `${STAGING}${makerTag()}.${randomBytes(6).toString("hex")}`);
   await mkdir(staging, { mode: 0o700 });
   const folder = machineFolder(state.vmId);
   try {
@@ -106,6 +106,21 @@ export async function claimFolder(state: MachineState): Promise<MachineFiles> {
     throw error;
   }
   return machineFiles(folder);
+}
+
+/** Says who is making a folder before there is anything in it: host and container, pid, start. */
+function makerTag(): string {
+  const { pid, started, scope } = processIdentity() ?? { pid: process.pid, started: "", scope: null };
+  const where = createHash("sha256").update(JSON.stringify(scope)).digest("hex").slice(0, 12);
+  return `${where}.${pid}.${Buffer.from(started).toString("hex")}`;
+}
+
+/** True when the process that was making this folder is certainly gone. */
+export function makerIsGone(folder: string): boolean {
+  const [where, pid, started = ""] = basename(folder).slice(STAGING.length).split(".");
+  const own = processIdentity();
+  if (own === null || where !== makerTag().split(".")[0]) return false;
+  return liveness({ ...own, pid: Number(pid), started: Buffer.from(started, "hex").toString() }) === "dead";
 }
 
 export async function saveState(files: MachineFiles, state: MachineState): Promise<void> {
@@ -135,8 +150,8 @@ async function readState(folder: string): Promise<MachineState | null> {
 
 export interface FoundFolder {
   readonly folder: string;
-  /** "leftover" is what a crash left of making or removing a machine. */
-  readonly kind: "machine" | "staging" | "leftover";
+  /** "staging": being made. "removed": being removed. */
+  readonly kind: "machine" | "staging" | "removed";
   readonly state: MachineState | null;
 }
 
@@ -149,7 +164,7 @@ export async function findFolders(): Promise<FoundFolder[]> {
   return Promise.all(
     names.map(async (name) => {
       const folder = join(parent, name);
-      const kind = name.startsWith(STAGING) ? "staging" : name.startsWith(TRASH) ? "leftover" : "machine";
+      const kind = name.startsWith(STAGING) ? "staging" : name.startsWith(TRASH) ? "removed" : "machine";
       return { folder, kind, state: await readState(folder) } as const;
     }),
   );
