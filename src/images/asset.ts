@@ -1,4 +1,3 @@
-import { lstatSync } from "node:fs";
 import { join } from "node:path";
 
 import { ImageError } from "../errors.js";
@@ -8,6 +7,7 @@ import {
   addressKey,
   type Address,
   type AssetRecord,
+  type Finding,
   type ImageRecord,
   type ImageStore,
   type Installation,
@@ -47,40 +47,20 @@ export async function obtainAsset(hunt: Hunt, options: HuntOptions): Promise<Obt
 /** The file in the image's own folder, if it is right. One that is wrong is set aside, so that nothing serves it. */
 async function fromFolder(hunt: Hunt, options: HuntOptions): Promise<Obtained | null> {
   const { store, installation, image, asset, record } = hunt;
-  const path = store.layout.asset(image.name, asset.kind);
   const have = record?.assets[asset.kind];
   if (record !== null && !fitsAsset(have, asset)) return null; // part of the image that this one replaces
   const expected = have ?? remembered(hunt);
-  const actual = await examineInPlace(hunt, expected, options);
-  if (actual !== null) {
-    const { size } = lstatSync(path);
-    await installation.adopt(path, actual);
-    if (have !== undefined) return { asset, record: have, origin: "cache" };
-    return {
-      asset,
-      record: { contentDigest: actual, size, url: asset.url, digest: expected?.digest ?? null },
-      origin: "adopted",
-    };
-  }
-  await installation.setAside(image.name, asset.kind, expected?.contentDigest ?? null);
-  return null;
-}
-
-/** The digest of the file in the image's own folder if it is the expected one, or any if none is expected. */
-async function examineInPlace(
-  { store, image, asset }: Omit<Hunt, "installation">,
-  expected: Expected | null,
-  options: HuntOptions,
-): Promise<string | null> {
   const path = store.layout.asset(image.name, asset.kind);
-  if (expected === null) return (await store.blobs.read(path, hashing(asset, options))).actual;
-  const { actual } = await store.blobs.examine(path, expected.contentDigest, hashing(asset, options));
-  return actual === expected.contentDigest ? actual : null;
-}
-
-/** Whether the file that another tool put into the image's folder can be used where it is, with nothing written. */
-export async function isRightInPlace(hunt: Omit<Hunt, "installation">, options: HuntOptions): Promise<boolean> {
-  return (await examineInPlace(hunt, remembered(hunt), options)) !== null;
+  const { actual, stat } = await examineInPlace(hunt, expected, options);
+  if (stat === null || !isExpected(actual, expected)) {
+    await installation.setAside(path, `${image.name}-${asset.kind}`, expected?.contentDigest ?? null, stat);
+    return null;
+  }
+  if (!(await installation.adopt(path, actual, stat))) return null;
+  if (have !== undefined) return { asset, record: have, origin: "cache" };
+  const size = Number(stat.size);
+  const adopted = { contentDigest: actual, size, url: asset.url, digest: expected?.digest ?? null };
+  return { asset, record: adopted, origin: "adopted" };
 }
 
 /** Content that is here under another name, or that has lost its name. */
@@ -89,12 +69,37 @@ async function fromStore(hunt: Hunt, options: HuntOptions): Promise<Obtained | n
   const have = record?.assets[asset.kind];
   const expected = fitsAsset(have, asset) ? have : remembered(hunt);
   if (expected === null) return null;
-  const path = await store.blobs.sound(expected.contentDigest, hashing(asset, options));
-  if (path === null) return null;
-  const { size } = lstatSync(path);
-  if (!(await installation.takeUp(expected.contentDigest))) return null;
   const { contentDigest, digest } = expected;
-  return { asset, record: { contentDigest, size, url: asset.url, digest }, origin: "cache" };
+  const path = store.layout.blob(contentDigest);
+  const { actual, stat } = await store.blobs.examine(path, contentDigest, hashing(asset, options));
+  if (stat === null || actual !== contentDigest) {
+    await installation.setAside(path, contentDigest.slice(0, 16), contentDigest, stat);
+    return null;
+  }
+  if (!(await installation.takeUp(contentDigest, stat))) return null;
+  return { asset, record: { contentDigest, size: Number(stat.size), url: asset.url, digest }, origin: "cache" };
+}
+
+/** Whether the file that another tool put into the image's folder can be used where it is, with nothing written. */
+export async function isRightInPlace(hunt: Omit<Hunt, "installation">, options: HuntOptions): Promise<boolean> {
+  const expected = remembered(hunt);
+  const { actual } = await examineInPlace(hunt, expected, options);
+  return isExpected(actual, expected);
+}
+
+async function examineInPlace(
+  { store, image, asset }: Omit<Hunt, "installation">,
+  expected: Expected | null,
+  options: HuntOptions,
+): Promise<Finding> {
+  const path = store.layout.asset(image.name, asset.kind);
+  if (expected === null) return store.blobs.read(path, hashing(asset, options));
+  return store.blobs.examine(path, expected.contentDigest, hashing(asset, options));
+}
+
+/** Where nobody has said what the bytes must be, any are taken. */
+function isExpected(actual: string | null, expected: Expected | null): actual is string {
+  return actual !== null && (expected === null || actual === expected.contentDigest);
 }
 
 /** Downloads it, or waits for another process that does and takes what that one has brought. */

@@ -1,8 +1,9 @@
-import { lstatSync } from "node:fs";
+import { lstatSync, type Stats } from "node:fs";
 import { dirname } from "node:path";
 
 import { ImageError } from "../errors.js";
 import type { ProgressReport } from "./progress.js";
+import { isErrno } from "./storage-failure.js";
 import { assetsOf, type AssetKind, type AssetRecord, type ImageStore } from "./store/index.js";
 import type { WantedAsset, WantedImage } from "./wanted.js";
 
@@ -115,12 +116,14 @@ function describeAsset(
   ];
 }
 
-function statOf(store: ImageStore, name: string, kind: AssetKind) {
+function statOf(store: ImageStore, name: string, kind: AssetKind): Stats | null {
   try {
     const stat = lstatSync(store.layout.asset(name, kind), { throwIfNoEntry: false });
     return stat?.isFile() ? stat : null;
-  } catch {
-    return null; // a file where a folder should be, or a folder that may not be read: there is nothing to use
+  } catch (error) {
+    // A file where a folder should be, or a folder that may not be read: there is nothing to use.
+    if (isErrno(error)) return null;
+    throw error;
   }
 }
 

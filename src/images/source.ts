@@ -63,7 +63,7 @@ export class ImageSource {
     this.bootArgs = optional(bootArgs, "bootArgs", given["bootArgs"]);
     this.mirrors = Object.freeze(mirrors("mirrors", given["mirrors"] ?? []));
     if (this.initrdSha256 !== null && this.initrdUrl === null) {
-      throw invalid("initrdSha256", this.initrdSha256, "allowed only together with initrdUrl");
+      throw invalid("initrdSha256", this.initrdSha256, "null where there is no initrdUrl");
     }
     Object.freeze(this);
   }

@@ -1,24 +1,23 @@
-import { chmodSync, linkSync, lstatSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { type BigIntStats, chmodSync, linkSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import { isErrno } from "../storage-failure.js";
-import { parseJson, readSmallFile, replaceFile, syncFile, syncFolder, unique } from "./durable.js";
+import { entryAt, parseJson, readSmallFile, replaceFile, syncFile, syncFolder, unique } from "./durable.js";
 import { hashFile, type HashOptions } from "./hash.js";
 import type { Layout } from "./layout.js";
 import type { Extents } from "./record.js";
 import { copySparse } from "./sparse.js";
-import { statOrNull, type Stamps } from "./stamps.js";
+import { matchesStat, statOrNull, type Stamps } from "./stamps.js";
 
 /** A blob's extents are read only when a copy is made; beyond this size the scan for zeros does as well. */
 const MAX_EXTENTS_BYTES = 16 * 1024 * 1024;
 
 /** What a look at a file's bytes found. */
 export interface Finding {
-  /** SHA-256 of the bytes, or null if there is no regular file, or one that changes while it is read. */
+  /** SHA-256 of the bytes, or null if there is no regular file, or one that is being written to. */
   readonly actual: string | null;
-  /** Whether the bytes were read for this, rather than vouched for by a stamp. */
-  readonly read: boolean;
-  readonly verifiedAt: string | null;
+  /** The file that was looked at, or null if there was none. */
+  readonly stat: BigIntStats | null;
 }
 
 /** Immutable content under the name of its SHA-256. */
@@ -38,10 +37,8 @@ export class Blobs {
     options: HashOptions & { readonly trustStamps: boolean },
   ): Promise<Finding> {
     const stat = statOrNull(path);
-    if (stat === null) return { actual: null, read: false, verifiedAt: null };
-    if (options.trustStamps) {
-      const stamp = this.#stamps.trusted(digest, stat);
-      if (stamp !== null) return { actual: digest, read: false, verifiedAt: stamp.verifiedAt };
+    if (options.trustStamps && stat !== null && this.#stamps.trusted(digest, stat) !== null) {
+      return { actual: digest, stat };
     }
     return this.read(path, options);
   }
@@ -49,23 +46,15 @@ export class Blobs {
   /** Hashes a file and stamps it with what was found. */
   async read(path: string, options: HashOptions = {}): Promise<Finding> {
     const stat = statOrNull(path);
-    if (stat === null) return { actual: null, read: false, verifiedAt: null };
-    // Before the bytes are read: a write while or after they are is then visible in ctime.
+    if (stat === null) return { actual: null, stat };
+    // Before the bytes are read: a write while or after they are is then visible in its times.
     const settled = await this.#stamps.settle(stat);
     const hashed = await hashFile(path, options);
-    if (hashed === null) return { actual: null, read: true, verifiedAt: null };
-    const verifiedAt = new Date().toISOString();
-    if (settled && hashed.stat.ctimeNs === stat.ctimeNs) this.#stamps.record(hashed.digest, hashed.stat, verifiedAt);
-    return { actual: hashed.digest, read: true, verifiedAt };
-  }
-
-  /** The blob's path if its bytes are right. A blob that is damaged is put out of the way. */
-  async sound(digest: string, options: HashOptions & { readonly trustStamps: boolean }): Promise<string | null> {
-    const path = this.#layout.blob(digest);
-    const { actual } = await this.examine(path, digest, options);
-    if (actual === digest) return path;
-    this.setAside(path, digest.slice(0, 16));
-    return null;
+    if (hashed === null) return { actual: null, stat };
+    if (settled && hashed.steady && matchesStat(hashed.stat, stat)) {
+      this.#stamps.record(hashed.digest, hashed.stat, new Date().toISOString());
+    }
+    return { actual: hashed.digest, stat: hashed.stat };
   }
 
   /**
@@ -120,8 +109,7 @@ export class Blobs {
 
   /** Moves what is in the way, and is not what its name says, to where nothing reads. */
   setAside(path: string, label: string): void {
-    const stat = lstatSync(path, { throwIfNoEntry: false });
-    if (stat === undefined) return;
+    if (entryAt(path) === undefined) return;
     mkdirSync(this.#layout.damaged, { recursive: true });
     const when = new Date().toISOString().replaceAll(":", "");
     renameSync(path, join(this.#layout.damaged, `${label}-${when}-${unique()}`));
@@ -142,8 +130,7 @@ export class Blobs {
 
   /** A folder can't be replaced by a rename. */
   #clear(blob: string): void {
-    const stat = lstatSync(blob, { throwIfNoEntry: false });
-    if (stat !== undefined && !stat.isFile()) this.setAside(blob, "blob");
+    if (entryAt(blob)?.isFile() === false) this.setAside(blob, "blob");
   }
 }
 

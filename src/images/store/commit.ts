@@ -1,8 +1,8 @@
-import { lstatSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
+import { mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import type { Blobs } from "./blobs.js";
-import { replaceFile, syncFolder, unique } from "./durable.js";
+import { entryAt, replaceFile, syncFolder, unique } from "./durable.js";
 import { ASSET_FILES, RECORD_FILE, type Layout } from "./layout.js";
 import { assetsOf, formatRecord, readRecord, type ImageRecord } from "./record.js";
 import type { Stamps } from "./stamps.js";
@@ -66,5 +66,5 @@ function replaceFiles({ blobs }: Rooms, record: ImageRecord, staged: string, fol
 }
 
 function isFolder(path: string): boolean {
-  return lstatSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  return entryAt(path)?.isDirectory() ?? false;
 }

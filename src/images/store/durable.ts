@@ -4,11 +4,13 @@ import {
   constants,
   fstatSync,
   fsyncSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readFileSync,
   renameSync,
   rmSync,
+  type Stats,
   writeFileSync,
 } from "node:fs";
 import { dirname } from "node:path";
@@ -55,6 +57,16 @@ export function replaceFile(path: string, text: string, options: { readonly dura
     throw error;
   }
   if (options.durable) syncFolder(folder);
+}
+
+/** What is at a path, a symbolic link not followed; undefined if nothing is, or if a file is where a folder should be. */
+export function entryAt(path: string): Stats | undefined {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    if (isErrno(error, "ENOTDIR")) return undefined;
+    throw error;
+  }
 }
 
 /** A small regular file's text; null if there is none, if it is something else than a file, or if it is larger than `maxBytes`. */

@@ -4,7 +4,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 
 import { isErrno } from "../storage-failure.js";
-import { matchesStat, statOrNull } from "./stamps.js";
+import { matchesStat, sameBytes } from "./stamps.js";
 
 export interface HashOptions {
   readonly signal?: AbortSignal | undefined;
@@ -14,8 +14,10 @@ export interface HashOptions {
 
 export interface HashedFile {
   readonly digest: string;
-  /** The file as it was before and after: it did not change while it was read. */
+  /** The file as it was when its first byte was read. */
   readonly stat: BigIntStats;
+  /** Whether it still was exactly so after its last byte. If not, its names or its mode have changed, but not its bytes. */
+  readonly steady: boolean;
 }
 
 /** Bytes read at a time. At 64 KiB to 4 MiB with a reused buffer, Node hashes as fast as OpenSSL itself. */
@@ -33,7 +35,7 @@ export type HashAnswer = { readonly bytes: number } | { readonly digest: string 
 
 /**
  * The SHA-256 of a regular file, or null if there is no such file, if it is something else (a folder, a symbolic link, a pipe),
- * or if it changed while it was read. Large files are hashed in a worker, so that several go side by side and the
+ * or if it was written to while it was read. Large files are hashed in a worker, so that several go side by side and the
  * caller's event loop stays free.
  */
 export async function hashFile(path: string, options: HashOptions = {}): Promise<HashedFile | null> {
@@ -53,7 +55,8 @@ export async function hashFile(path: string, options: HashOptions = {}): Promise
       closeLater = run.ended;
       digest = await run.digest;
     }
-    return matchesStat(before, statOrNull(path)) ? { digest, stat: before } : null;
+    const after = fstatSync(fd, { bigint: true });
+    return sameBytes(before, after) ? { digest, stat: before, steady: matchesStat(before, after) } : null;
   } finally {
     // An aborted worker may still be inside a read: its descriptor must not be given to another file before it has ended.
     if (closeLater === undefined) closeSync(fd);

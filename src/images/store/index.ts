@@ -1,4 +1,5 @@
 /** Bytes at rest: immutable content named by its digest, and images that are names for it. */
+export type { Finding } from "./blobs.js";
 export { exportImage } from "./export.js";
 export { importImage, type ImportOptions } from "./import.js";
 export type { Installation } from "./installation.js";

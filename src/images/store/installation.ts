@@ -1,11 +1,11 @@
-import { rmSync } from "node:fs";
+import { type BigIntStats, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import type { AssetKind, AssetRecord, Extents, ImageOrigin, ImageRecord } from "./record.js";
 import { commitImage, type Rooms } from "./commit.js";
 import type { Leases } from "./leases.js";
 import { acquireLock } from "./locks.js";
-import { statOrNull } from "./stamps.js";
+import { sameBytes, statOrNull } from "./stamps.js";
 
 /** The assets of an image, by kind. */
 export type AssetRecords = { readonly [kind in AssetKind]?: AssetRecord };
@@ -35,18 +35,16 @@ export class Installation {
     });
   }
 
-  /** Takes up a blob that was found to be sound. False if it has gone since. */
-  async takeUp(digest: string): Promise<boolean> {
-    return this.#locked(() => {
-      const there = statOrNull(this.#rooms.layout.blob(digest)) !== null;
-      if (there) this.#lease(digest);
-      return Promise.resolve(there);
+  /** Takes up a blob that was examined and found right. False if it is no longer the one that was examined. */
+  async takeUp(digest: string, examined: BigIntStats | null): Promise<boolean> {
+    return this.#ifUnchanged(this.#rooms.layout.blob(digest), examined, () => {
+      this.#lease(digest);
     });
   }
 
-  /** Makes the file in an image's folder, whose bytes were found to hash to `digest`, a blob too. */
-  async adopt(path: string, digest: string): Promise<void> {
-    await this.#locked(async () => {
+  /** Makes the file in an image's folder, whose bytes were found to hash to `digest`, a blob too. False if it has changed since. */
+  async adopt(path: string, digest: string, examined: BigIntStats | null): Promise<boolean> {
+    return this.#ifUnchanged(path, examined, async () => {
       const { blobs, layout } = this.#rooms;
       if (statOrNull(layout.blob(digest)) === null) {
         blobs.setAside(layout.blob(digest), "blob");
@@ -56,16 +54,17 @@ export class Installation {
     });
   }
 
-  /** Moves a file that failed verification out of its image's folder, and its blob with it if that is the same file. */
-  async setAside(name: string, kind: AssetKind, digest: string | null): Promise<void> {
-    await this.#locked(() => {
+  /**
+   * Moves a file that was examined and found wrong to where nothing reads it, unless another one has taken its place since.
+   * The blob that it should have been goes with it, if that is the same file.
+   */
+  async setAside(path: string, label: string, digest: string | null, examined: BigIntStats | null): Promise<void> {
+    await this.#ifUnchanged(path, examined, () => {
       const { blobs, layout } = this.#rooms;
-      const path = layout.asset(name, kind);
-      const file = statOrNull(path);
-      const blob = digest === null ? null : statOrNull(layout.blob(digest));
-      if (digest !== null && file !== null && blob?.ino === file.ino) rmSync(layout.blob(digest));
-      blobs.setAside(path, `${name}-${kind}`);
-      return Promise.resolve();
+      const blob = digest === null ? null : layout.blob(digest);
+      const twin = blob !== null && blob !== path && sameBytes(statOrNull(blob), examined);
+      blobs.setAside(path, label);
+      if (twin) rmSync(blob);
     });
   }
 
@@ -88,6 +87,16 @@ export class Installation {
 
   end(): void {
     for (const release of this.#releases.splice(0)) release();
+  }
+
+  /** Does something under the commit lock if the file at the path is still the one that was examined; null for none. */
+  #ifUnchanged(path: string, examined: BigIntStats | null, work: () => Promise<void> | void): Promise<boolean> {
+    return this.#locked(async () => {
+      const now = statOrNull(path);
+      if (now === null ? examined !== null : !sameBytes(now, examined)) return false;
+      await work();
+      return true;
+    });
   }
 
   #lease(digest: string): void {

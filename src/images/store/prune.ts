@@ -3,6 +3,7 @@ import { join } from "node:path";
 
 import { isErrno } from "../storage-failure.js";
 import type { Rooms } from "./commit.js";
+import { entryAt } from "./durable.js";
 import type { Leases } from "./leases.js";
 import { isLocked } from "./locks.js";
 import { assetsOf, isDigest, readRecord } from "./record.js";
@@ -69,7 +70,7 @@ export function unusedBlobs({ layout }: Rooms, held: ReadonlySet<string>, candid
   return (candidates ?? entries(layout.blobs).map(({ name }) => name))
     .filter((digest) => !used.has(digest))
     .map((digest) => item("blob", layout.blob(digest)))
-    .filter(({ path }) => lstatSync(path, { throwIfNoEntry: false }) !== undefined);
+    .filter(({ path }) => entryAt(path) !== undefined);
 }
 
 function stalePartials({ layout }: Rooms): Found[] {
@@ -103,7 +104,7 @@ function leftovers({ layout }: Rooms): Found[] {
 function clearSideFiles({ layout }: Rooms): void {
   for (const path of [...children(layout.stamps), ...children(layout.extents)]) {
     const digest = path.slice(path.lastIndexOf("/") + 1).slice(0, 64);
-    if (isDigest(digest) && lstatSync(layout.blob(digest), { throwIfNoEntry: false }) === undefined) {
+    if (isDigest(digest) && entryAt(layout.blob(digest)) === undefined) {
       rmSync(path, { force: true });
     }
   }
@@ -130,7 +131,7 @@ export function weigh(found: readonly Found[]): Pruned[] {
 }
 
 function ageOf(path: string): number {
-  const stat = lstatSync(path, { throwIfNoEntry: false });
+  const stat = entryAt(path);
   return stat === undefined ? 0 : Date.now() - stat.mtimeMs;
 }
 

@@ -18,7 +18,8 @@ export interface Stamp {
   readonly verifiedAt: string;
 }
 
-const STAT_FIELDS = ["dev", "ino", "size", "mtimeNs", "ctimeNs"] as const;
+const BYTE_FIELDS = ["dev", "ino", "size", "mtimeNs"] as const;
+const STAT_FIELDS = [...BYTE_FIELDS, "ctimeNs"] as const;
 const MAX_BYTES = 4096;
 
 /** How long to wait for the file system's clock to move on. It ticks every 1–10 ms on Linux and macOS disks. */
@@ -104,8 +105,7 @@ export class Stamps {
       for (const { digest, path, stat, stamp } of before) {
         const now = statOrNull(path);
         if (!stat || !stamp || !now || now.ctimeNs === stat.ctimeNs) continue;
-        const sameBytes = (["dev", "ino", "size", "mtimeNs"] as const).every((field) => now[field] === stat[field]);
-        if (sameBytes && (await this.settle(now)) && matchesStat(now, statOrNull(path))) {
+        if (sameBytes(stat, now) && (await this.settle(now)) && matchesStat(now, statOrNull(path))) {
           this.record(digest, now, stamp.verifiedAt);
         }
       }
@@ -144,7 +144,15 @@ export function statOrNull(path: string): BigIntStats | null {
   }
 }
 
-/** Whether two looks at a file saw the same one, unchanged. */
+/**
+ * Whether two looks at a file saw the same bytes, going by what a write changes. Unlike `matchesStat` it allows for a change of
+ * its names, which any other process may make at any time.
+ */
+export function sameBytes(a: BigIntStats | null, b: BigIntStats | null): boolean {
+  return a !== null && b !== null && BYTE_FIELDS.every((field) => a[field] === b[field]);
+}
+
+/** Whether two looks at a file saw the same one, unchanged in any way. */
 export function matchesStat(a: BigIntStats, b: BigIntStats | null): boolean {
   return b !== null && STAT_FIELDS.every((field) => a[field] === b[field]);
 }
