@@ -243,6 +243,14 @@ export class ImageStore {
     });
   }
 
+  /** Removes the files of leases that have ended with their machine or their process. */
+  dropEndedLeases(): Promise<void> {
+    return this.#guarded(() => {
+      for (const path of this.#leases.survey().stale) rmSync(path, { force: true });
+      return Promise.resolve();
+    });
+  }
+
   /** Copies a cached file, or any other, with its holes kept. `to` must not exist. */
   copy(from: string, to: string, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<void> {
     const digest = this.#contentOf(from)?.digest;
