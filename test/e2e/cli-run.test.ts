@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { machineHome } from "../cli/machines.js";
 import { BIN, envelopeOf, environment, firstOutput, smolvm, startSmolvm } from "../cli/smolvm.js";
@@ -111,6 +112,39 @@ for (const [signal, status] of [
     assert.deepEqual(await machines(), []);
   });
 }
+
+test("Ctrl-C at any moment of the start leaves nothing", async (context) => {
+  const { env, machines } = await machineHome(context);
+  for (const delay of [100, 250, 400, 600, 900, 1300]) {
+    const child = startSmolvm(["run", "--", "sleep", "600"], { env });
+    await sleep(delay);
+    child.kill("SIGINT");
+    const [code, signal] = (await once(child, "close")) as [number | null, string | null];
+    // Before smolvm listens for it, the signal does what it does to any program.
+    assert.ok(code === 130 || signal === "SIGINT", `${delay} ms: ${code ?? ""} ${signal ?? ""}`);
+    assert.deepEqual(await machines(), [], `after ${delay} ms`);
+  }
+});
+
+test("what a smolvm that was killed left behind is gone after the next command that looks", async (context) => {
+  const { env, machines } = await machineHome(context);
+  const child = startSmolvm(["run", "--", "echo ready; sleep 600"], { env });
+  await firstOutput(child);
+  child.kill("SIGKILL");
+  await once(child, "close");
+  assert.deepEqual(envelopeOf(await smolvm(["ls", "--json"], { env })).data, []);
+  assert.deepEqual(await machines(), []);
+});
+
+test("an id that is taken and a machine that can't be are said before anything is started", async (context) => {
+  const { env, machines } = await machineHome(context);
+  const tooMany = await smolvm(["run", "--cpus", "99", "--json", "--", "true"], { env });
+  assert.deepEqual([tooMany.status, envelopeOf(tooMany).error?.code], [2, "VALIDATION"]);
+  assert.match(envelopeOf(tooMany).error?.message ?? "", /vcpuCount is 99; allowed is a whole number from 1 to 32/);
+  const badId = await smolvm(["run", "--name", "../x", "--", "true"], { env });
+  assert.equal(badId.status, 2);
+  assert.deepEqual(await machines(), []);
+});
 
 test("a second Ctrl-C ends smolvm at once", async (context) => {
   const { env } = await machineHome(context);
