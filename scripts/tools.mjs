@@ -18,7 +18,7 @@ const TEST_TOOLS = [
   ["/usr/bin/busybox", "busybox-static"],
   ["/usr/bin/lz4", "lz4"],
   ["/usr/bin/openssl", "openssl"],
-  ["/usr/bin/python3", "python3-minimal"],
+  ["/usr/bin/pydoc3", "python3"],
   ["/usr/bin/xz", "xz-utils"],
   ["/usr/bin/zstd", "zstd"],
 ];
