@@ -39,6 +39,8 @@ export class Apt {
   readonly #config: string;
   /** Whether the system's lists are used, and not lists of our own. */
   #systemLists: boolean;
+  /** What apt could not fetch of the lists, in its words; it calls an update successful all the same. */
+  #unreachable: readonly string[] = [];
 
   private constructor(options: AptOptions, config: string, systemLists: boolean) {
     this.#options = options;
@@ -71,13 +73,13 @@ export class Apt {
       if (fresh || !this.#systemLists) break;
       await this.#update();
     }
-    throw this.#failed(`The host's package archive has no package ${names.map((name) => `'${name}'`).join(" or ")}`);
+    throw this.#lacking(names);
   }
 
   /** The package's own dependencies, by name; of alternatives the first. */
   async dependencies(name: string): Promise<string[]> {
     const record = await this.#show(name);
-    if (record === null) throw this.#failed(`The host's package archive has no package '${name}'`);
+    if (record === null) throw this.#lacking([name]);
     const fields = record.replaceAll(/\n[ \t]+/g, " ").split("\n");
     return fields
       .filter((line) => /^(Pre-)?Depends:/i.test(line))
@@ -120,7 +122,8 @@ export class Apt {
     this.#systemLists = false;
     this.#options.onStep?.("reading the package archive's lists");
     try {
-      await this.#run("apt-get", ["update"]);
+      const { stderr } = await this.#run("apt-get", ["update"]);
+      this.#unreachable = stderr.split("\n").filter((line) => line.startsWith("W: Failed to fetch"));
     } catch (error) {
       throw this.#failed("The package archive's lists could not be read", error);
     }
@@ -156,6 +159,13 @@ export class Apt {
       env: { ...process.env, LC_ALL: "C", DEBIAN_FRONTEND: "noninteractive" },
       signal,
     });
+  }
+
+  #lacking(names: readonly string[]): unknown {
+    const [unreachable] = this.#unreachable;
+    if (unreachable !== undefined)
+      return this.#failed(`The package archive can't be reached: ${unreachable.slice(3).trim()}`);
+    return this.#failed(`The host's package archive has no package ${names.map((name) => `'${name}'`).join(" or ")}`);
   }
 
   #failed(message: string, cause?: unknown): unknown {

@@ -1,7 +1,7 @@
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
-import { ImageError, SmolVMError, ValidationError } from "../errors.js";
+import { HostError, ImageError, SmolVMError, ValidationError } from "../errors.js";
 import { imageDir } from "../host/home.js";
 import type { LocalImage } from "../images/index.js";
 import { acquireLock, type AssetSource, ImageStore } from "../images/store/index.js";
@@ -71,9 +71,14 @@ export async function defaultKernel(
 
 function checkArch(arch: string | undefined): Arch {
   const chosen = arch ?? hostArch();
+  if (chosen === null) {
+    throw new HostError("HOST_UNSUPPORTED", `Machines can't be run on a host of the architecture '${process.arch}'.`, {
+      hint: `Use a host of one of ${ARCHES.join(", ")}.`,
+    });
+  }
   const known = ARCHES.find((each) => each === chosen);
   if (known === undefined) {
-    throw new ValidationError(`Bad arch: '${String(chosen)}'. It must be one of ${ARCHES.join(", ")}.`, {
+    throw new ValidationError(`Bad arch: '${chosen}'. It must be one of ${ARCHES.join(", ")}.`, {
       details: { field: "arch", value: chosen, allowed: ARCHES },
     });
   }
@@ -225,7 +230,8 @@ async function collect(content: AsyncIterable<Buffer>): Promise<Buffer> {
 
 /** Errors of the library pass as they are; what the system said gets a name and a mend. */
 function buildFailure(error: unknown, name: string): unknown {
-  if (error instanceof SmolVMError) return error;
+  // Whatever is wrong with a package's content, to the caller it is this image that can't be made.
+  if (error instanceof SmolVMError && error.code !== "IMAGE_INVALID") return error;
   const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
   if (code === "ENOSPC" || code === "EDQUOT") {
     return new ImageError("IMAGE_NO_SPACE", `No space left to make the image '${name}'; some 150 MiB are needed.`, {
@@ -234,5 +240,8 @@ function buildFailure(error: unknown, name: string): unknown {
     });
   }
   const said = error instanceof Error ? error.message : String(error);
-  return new ImageError("IMAGE_BUILD_FAILED", `The image '${name}' could not be made: ${said}.`, { cause: error });
+  return new ImageError("IMAGE_BUILD_FAILED", `The image '${name}' could not be made: ${said.replace(/\.$/, "")}.`, {
+    hint: "Try again. Should it fail again, take the image from a machine that has it: smolvm image export there, smolvm image import here.",
+    cause: error,
+  });
 }

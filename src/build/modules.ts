@@ -116,13 +116,13 @@ class Selection {
   }
 }
 
-/** The modules as an initramfs: files below /lib/smolvm/modules, and beside that folder, in modules.order, their names in the order of loading. */
+/** The modules as an initramfs: files in /lib/smolvm/modules, and in modules.order beside it their names in the order of loading. */
 export function moduleInitrd(modules: readonly LoadableModule[]): Buffer {
   const folder = "lib/smolvm/modules";
   const entries: CpioEntry[] = ["lib", "lib/smolvm", folder].map((path) => ({ path, type: "directory", mode: 0o755 }));
   for (const { name, data } of modules) entries.push({ path: `${folder}/${name}.ko`, type: "file", mode: 0o644, data });
   const order = modules.map(({ name }) => `${name}.ko\n`).join("");
-  entries.push({ path: `lib/smolvm/modules.order`, type: "file", mode: 0o644, data: Buffer.from(order) });
+  entries.push({ path: "lib/smolvm/modules.order", type: "file", mode: 0o644, data: Buffer.from(order) });
   return writeCpio(entries);
 }
 
