@@ -32,16 +32,26 @@ static void allow_many_files(void) {
   setrlimit(RLIMIT_NOFILE, &more);
 }
 
+/* So that whatever a fuzzer asks for can only hit a folder made for it. */
+static void enter_cage(const char *folder) {
+  if (geteuid() != 0) unshare(CLONE_NEWUSER); /* gives the right to chroot, and no other over this host */
+  if (chroot(folder) == 0 && chdir("/") == 0) return;
+  perror("chroot");
+  exit(3);
+}
+
 /* Under test on an ordinary host: lanes are inherited sockets, and nothing of the machine is touched. */
 static int serve(int argc, char **argv) {
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   loop_start();
-  const char *cgroup = NULL;
+  const char *cgroup = NULL, *cage = NULL;
   int lane = 0;
   for (int i = 1; i + 1 < argc; i += 2) {
     if (strcmp(argv[i], "--cgroup") == 0) cgroup = argv[i + 1];
+    if (strcmp(argv[i], "--chroot") == 0) cage = argv[i + 1];
   }
   tree_start(cgroup);
+  if (cage) enter_cage(cage);
   for (int i = 1; i + 1 < argc; i += 2) {
     if (strcmp(argv[i], "--serve-fd") != 0 || lane == MAX_LANES) continue;
     int fd = atoi(argv[i + 1]);
@@ -50,7 +60,7 @@ static int serve(int argc, char **argv) {
     lane_attach(lane++, fd);
   }
   if (lane == 0) {
-    fprintf(stderr, "usage: smolvm-agent --serve-fd N [--serve-fd N ...] [--cgroup FOLDER]\n");
+    fprintf(stderr, "usage: smolvm-agent --serve-fd N [--serve-fd N ...] [--cgroup FOLDER] [--chroot FOLDER]\n");
     return 2;
   }
   loop_run();

@@ -88,10 +88,12 @@ export class Files implements GuestFiles {
       signal: options.signal,
       onCredit: (cost) => input.credit(cost),
     });
+    let ended = false;
     const input: InputStream = new InputStream(
       {
         send: (bytes, sent) => call.send(bytes, sent),
         end: (done) => {
+          ended = true;
           call.sendEnd();
           call.result.then(
             () => done(),
@@ -102,7 +104,12 @@ export class Files implements GuestFiles {
       },
       FRAME_COST,
     );
-    call.result.catch((error: unknown) => input.destroy(error as Error));
+    call.result.then(
+      () => {
+        if (!ended) input.destroy(violation("a file that is said to be written before it was sent"));
+      },
+      (error: unknown) => input.destroy(error as Error),
+    );
     return input;
   }
 

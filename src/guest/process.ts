@@ -25,6 +25,7 @@ export class Process implements Channel, GuestProcess {
   readonly #outputs: readonly [OutputStream, OutputStream];
   /** Credit that the guest has left, for each output. */
   readonly #credit: [number, number] = [OUTPUT_WINDOW, OUTPUT_WINDOW];
+  #running = false;
   #over = false;
   #resolveStarted: (pid: number) => void = () => undefined;
   #rejectStarted: (error: Error) => void = () => undefined;
@@ -91,6 +92,8 @@ export class Process implements Channel, GuestProcess {
   frame(type: number, stream: number, payload: Buffer): boolean {
     switch (type) {
       case FrameType.started: {
+        if (this.#running) throw violation("a second start");
+        this.#running = true;
         const reader = new PayloadReader(payload);
         this.#resolveStarted(reader.u32());
         this.#input?.credit(reader.u32());
@@ -103,6 +106,7 @@ export class Process implements Channel, GuestProcess {
         this.#outputs[this.#index(stream)].finish();
         return false;
       case FrameType.exit: {
+        if (!this.#running) throw violation("an end before the start");
         const reader = new PayloadReader(payload);
         const [exitCode, signal] = [reader.u8(), reader.u8()];
         this.#finish({ exitCode: signal === 0 ? exitCode : null, signal: signal === 0 ? null : signalName(signal) });
