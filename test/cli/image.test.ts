@@ -110,6 +110,19 @@ test("an unknown image is an error that lists those there are", async (context) 
   assert.match(ran.stderr, /^smolvm: Unknown image: 'three'/m);
 });
 
+test("when several images can't be had, each is said", async (context) => {
+  const { env } = await serveImages(context);
+  const { status, stderr } = await smolvm(["image", "pull", "three", "one", "four"], { env });
+  assert.equal(status, 1);
+  assert.match(stderr, /Unknown image: 'three'/);
+  assert.match(stderr, /Unknown image: 'four'/);
+  const listed = envelopeOf(await smolvm(["image", "ls", "--json"], { env })).data as Listed[];
+  assert.ok(
+    listed.some(({ name, cached }) => name === "one" && cached),
+    "the one that could be had is here",
+  );
+});
+
 test("an image without digests is taken with a warning in smolvm's own form", async (context) => {
   const { env } = await serveImages(context, { digests: false });
   const { status, stderr } = await smolvm(["image", "pull", "one"], { env });

@@ -16,7 +16,7 @@ export const imageExport = defineCommand({
     const manager = await imageManager(options);
     using progress = new Progress();
     const written = await manager.exportArchive(name, path, { signal, onProgress: progress.image });
-    print(`${written.path}: ${formatBytes(written.bytes)}`);
+    print(`${path}: ${formatBytes(written.bytes)}`);
     return { data: { name, ...written } };
   },
 });

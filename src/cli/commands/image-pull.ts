@@ -1,5 +1,6 @@
 import type { LocalImage } from "../../images/index.js";
 import { defineCommand } from "../command.js";
+import { describeFailure, printFailure, STATUS } from "../failure.js";
 import { ensureImage, IMAGE_OPTIONS, imageManager, isMadeHere } from "../images.js";
 import { Progress } from "../progress.js";
 
@@ -44,8 +45,11 @@ async function pull(
       manager.ensureImage(name, { signal, onProgress: progress.image, acceptNew: options["accept-new"] }),
     ),
   );
+  const failed = results.filter((result) => result.status === "rejected");
+  // The command fails with the first; the others are said before it.
+  for (const { reason } of failed.slice(1)) printFailure(describeFailure(reason, STATUS.failed), undefined);
   return results.map((result) => {
-    if (result.status === "rejected") throw result.reason;
+    if (result.status === "rejected") throw failed[0]?.reason;
     return result.value;
   });
 }
