@@ -7,6 +7,7 @@ import { waitForClaim } from "./claim.js";
 import { rotateConsole } from "./console-log.js";
 import { explainDeath, type Death } from "./death.js";
 import { openFreeLane, type Lane } from "./lanes.js";
+import { dropEndedLeases } from "./lease.js";
 import { claimMachine } from "./make.js";
 import { endWithProgram, killQemu, sweep, untilGone } from "./reaper.js";
 import type { Wish } from "./source.js";
@@ -255,7 +256,11 @@ export class Machine {
     this.#releaseImage = release;
     this.#state = state;
     if (!state.detached) {
-      this.#endsWithProgram = endWithProgram({ kill: () => this.#qemu?.kill(), folder: this.files.folder });
+      this.#endsWithProgram = endWithProgram({
+        folder: this.files.folder,
+        kill: () => this.#qemu?.kill(),
+        release: () => void release(),
+      });
     }
   }
 
@@ -384,7 +389,8 @@ export class Machine {
       });
     }
     this.#endsWithProgram?.[Symbol.dispose]();
-    await this.#releaseImage?.();
+    if (this.#releaseImage !== null) await this.#releaseImage();
+    else if (this.#state !== null) await dropEndedLeases([this.#state.cacheDir]);
     this.#releaseImage = null;
     this.#state = null;
   }

@@ -30,6 +30,7 @@ export async function claimMachine(wish: Wish, signal: AbortSignal | undefined):
       status: "created",
       reason: null,
       image,
+      cacheDir,
       kernelPath,
       rootfsPath: config.diskMode === "shared" ? config.rootfsPath : leasedRootfs,
       initrdPath,

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { liveness, type ProcessIdentity } from "../host/process.js";
 import { isClaimed } from "./claim.js";
 import { explainDeath } from "./death.js";
+import { dropEndedLeases } from "./lease.js";
 import {
   findFolders,
   folderAge,
@@ -26,15 +27,18 @@ const KILL_TIMEOUT_MS = 5000;
  */
 export async function sweep(): Promise<MachineState[]> {
   const folders = await findFolders();
-  const kept = await Promise.all(folders.map(sweepOne));
+  const removed: string[] = [];
+  const kept = await Promise.all(folders.map((found) => sweepOne(found, removed)));
+  if (removed.length > 0) await dropEndedLeases(removed);
   return kept.filter((state) => state !== null);
 }
 
-async function sweepOne({ folder, kind, state }: FoundFolder): Promise<MachineState | null> {
+async function sweepOne({ folder, kind, state }: FoundFolder, removed: string[]): Promise<MachineState | null> {
   if (!(await isLeftOver(folder, kind, state)))
     return kind === "machine" && state !== null ? settle(folder, state) : null;
   if (state !== null) await killQemu(state);
   await removeFolder(folder);
+  if (state !== null) removed.push(state.cacheDir);
   return null;
 }
 
@@ -110,8 +114,10 @@ function argumentsOf(pid: string): readonly string[] {
 }
 
 interface Owned {
-  kill(): void;
   readonly folder: string;
+  kill(): void;
+  /** Gives back the image's files, at once: there is no later. */
+  release(): void;
 }
 
 const owned = new Set<Owned>();
@@ -132,6 +138,7 @@ function endAll(): void {
     machine.kill();
     try {
       rmSync(machine.folder, { recursive: true, force: true });
+      machine.release();
     } catch {
       // QEMU may still be writing; the next program that looks removes the rest
     }

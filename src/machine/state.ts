@@ -40,6 +40,8 @@ export interface MachineState {
   readonly reason: string | null;
   /** The image's name, where it came from one. */
   readonly image: string | null;
+  /** The image cache that has a lease for it. */
+  readonly cacheDir: string;
   readonly kernelPath: string;
   readonly rootfsPath: string;
   readonly initrdPath: string | null;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { mkdtempSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { readdir, rm } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -39,21 +39,22 @@ export function testImage(): Promise<LocalImage> {
   return defaultImage({ cacheDir: TEST_IMAGES });
 }
 
-/** Everything that a machine could leave in a home: folders, processes that run in them, leases on images. */
+/** Everything that a machine could leave of itself: its folder, processes that run in it, leases on images. */
 export async function leftOvers(home: string): Promise<string[]> {
-  const folders = await readdir(join(home, "machines")).catch(() => []);
-  const leases = (await readdir(join(TEST_IMAGES, ".leases")).catch(() => [])).filter((name) =>
-    mentions(name, folders),
-  );
+  const machines = join(home, "machines");
+  const folders = await readdir(machines).catch(() => []);
   return [
     ...folders.map((folder) => `folder ${folder}`),
     ...processesIn(home).map((pid) => `process ${pid}: ${commandOf(pid)}`),
-    ...leases.map((lease) => `lease ${lease}`),
+    ...(await leasesFor(machines)).map((lease) => `lease ${lease}`),
   ];
 }
 
-function mentions(name: string, folders: readonly string[]): boolean {
-  return folders.some((folder) => name.includes(folder));
+async function leasesFor(machines: string): Promise<string[]> {
+  const leases = join(TEST_IMAGES, ".leases");
+  const names = await readdir(leases).catch(() => []);
+  const texts = await Promise.all(names.map((name) => readFile(join(leases, name), "utf8").catch(() => "")));
+  return texts.filter((text) => text.includes(`${machines}/`));
 }
 
 /** Processes whose working folder is in a folder: QEMU and its companions run in their machine's. */
