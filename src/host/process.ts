@@ -1,4 +1,3 @@
-import { execFileSync } from "node:child_process";
 import { readFileSync, readlinkSync } from "node:fs";
 import { hostname } from "node:os";
 
@@ -60,6 +59,8 @@ function startTime(pid: number): string | null {
       const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
       return fields[0] === "Z" ? null : (fields[19] ?? null);
     }
+    // Not imported above: Linux has no use for it, and loading it takes time.
+    const { execFileSync } = process.getBuiltinModule("node:child_process");
     const started = execFileSync("ps", ["-o", "lstart=", "-p", String(pid)], { encoding: "utf8" }).trim();
     return started === "" ? null : started;
   } catch {

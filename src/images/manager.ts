@@ -1,7 +1,6 @@
 import { imageDir } from "../host/home.js";
 import { ImageError, ValidationError } from "../errors.js";
 import { BUILTIN_IMAGES } from "./builtin.js";
-import { bringImage } from "./ensure.js";
 import * as inventory from "./inventory.js";
 import { assertImageName } from "./name.js";
 import { progressTo, type ProgressCallback } from "./progress.js";
@@ -67,6 +66,8 @@ export class ImageManager {
     const report = progressTo(name, onProgress);
     const cached = await this.#cached(wanted, verify, signal, report);
     if (cached !== null) return cached;
+    // Loaded here: whoever only lists the images must not wait for it.
+    const { bringImage } = await import("./ensure.js");
     return bringImage(this.#store, wanted, { offline, acceptNew, trustStamps: true, signal, report });
   }
 

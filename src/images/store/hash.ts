@@ -1,7 +1,6 @@
 import { createHash } from "node:crypto";
 import { closeSync, constants, fstatSync, openSync, readSync, type BigIntStats } from "node:fs";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { Worker } from "node:worker_threads";
 
 import { isErrno } from "../storage-failure.js";
 import { matchesStat, sameBytes } from "./stamps.js";
@@ -96,6 +95,8 @@ function hashInWorker(
   total: number,
   { signal, onBytes }: HashOptions,
 ): { digest: Promise<string>; ended: Promise<unknown> } {
+  // Asked for here and not imported above: few files are large enough, and loading it takes time.
+  const { Worker } = process.getBuiltinModule("node:worker_threads");
   // Without the parent's flags: a test runner's or a debugger's are not for this thread.
   const worker = new Worker(new URL("./hash-worker.js", import.meta.url), {
     workerData: { fd } satisfies HashJob,
