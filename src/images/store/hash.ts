@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { closeSync, constants, fstatSync, openSync, readSync, type BigIntStats } from "node:fs";
 import { setImmediate as nextTurn } from "node:timers/promises";
 
@@ -73,7 +72,7 @@ function openRegular(path: string): number | null {
 }
 
 async function hashInTurns(fd: number, total: number, { signal, onBytes }: HashOptions): Promise<string> {
-  const hash = createHash("sha256");
+  const hash = process.getBuiltinModule("node:crypto").createHash("sha256"); // as the worker, loaded on use
   const buffer = Buffer.allocUnsafe(READ_SIZE);
   let bytes = 0;
   for (let turnEnd = TURN_SIZE; ;) {

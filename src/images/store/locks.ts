@@ -32,6 +32,10 @@ const STALE_MS = 30_000;
 const MAX_HEARTBEATS = 1_000;
 const FIRST_POLL_MS = 5;
 const LAST_POLL_MS = 200;
+/** How often the next in line looks. */
+const NEXT_POLL_MS = 20;
+/** What marks an announcement as that of the holder: a file beside it. Only for the order of those who wait. */
+const HOLDS = ".holds";
 
 /** When a heartbeat was first seen, by this process's own clock: a wall clock that jumps makes nobody look dead. */
 const heartbeats = new Map<string, { readonly mtimeMs: number; readonly seenAt: number }>();
@@ -42,33 +46,40 @@ const waiters = new Map<string, Set<() => void>>();
 /**
  * Takes the lock that the folder stands for, waiting for as long as others have it.
  *
- * Whoever wants the lock announces itself by a file of its own in the folder, then looks who else is there: it has the
- * lock if it sees only itself. Of two that announce themselves at once, the one that looks later sees the other, so never do both
- * have it; the one whose name sorts first stays and looks again, the other withdraws. What a dead process left is
- * removed by its own unique name, so that breaking a stale lock can't hit a fresh one.
+ * Whoever wants the lock announces itself by a file of its own in the folder, then looks who else is there: it has the lock if
+ * it sees only itself. Of two that announce themselves at once, the one that looks later sees the other, so never do both have it.
+ * While there is a holder one may stay announced, and is next; of several the one whose name sorts first stays. What a
+ * dead process left is removed by its own unique name, so that breaking a stale lock can't hit a fresh one.
  */
 export async function acquireLock(folder: string, signal?: AbortSignal): Promise<Lock> {
   let poll = FIRST_POLL_MS;
   for (;;) {
     signal?.throwIfAborted();
-    if (othersIn(folder, null).length === 0) {
-      const own = announce(folder);
-      try {
-        for (;;) {
-          const others = othersIn(folder, own);
-          if (others.length === 0) return hold(folder, own);
-          if (others.some((other) => other < own)) break;
-          await turn(folder, poll, signal);
-        }
-      } catch (error) {
-        withdraw(folder, own);
-        throw error;
-      }
-      withdraw(folder, own);
+    if (othersIn(folder, null).every(({ holds }) => holds)) {
+      const lock = await stay(folder, announce(folder), signal);
+      if (lock !== null) return lock;
     }
     // Half of the pause by chance: processes that started together should not look together for ever.
     await turn(folder, poll * (0.5 + Math.random() / 2), signal);
     poll = Math.min(poll * 1.5, LAST_POLL_MS);
+  }
+}
+
+/** Waits, announced, to be alone; null if another one comes first. */
+async function stay(folder: string, own: string, signal: AbortSignal | undefined): Promise<Lock | null> {
+  let held = false;
+  try {
+    for (let poll = FIRST_POLL_MS; ; poll = Math.min(poll * 1.5, NEXT_POLL_MS)) {
+      const others = othersIn(folder, own);
+      if (others.length === 0) {
+        held = true;
+        return hold(folder, own);
+      }
+      if (others.some((other) => !other.holds && other.name < own)) return null;
+      await turn(folder, poll, signal);
+    }
+  } finally {
+    if (!held) withdraw(folder, own);
   }
 }
 
@@ -96,9 +107,18 @@ function announce(folder: string): string {
   }
 }
 
+interface Announcement {
+  readonly name: string;
+  /** It has the lock, rather than waits for it. */
+  readonly holds: boolean;
+}
+
 /** The announcements of others that live. What the dead left is cleared away. */
-function othersIn(folder: string, own: string | null): string[] {
-  return entries(folder).filter((name) => name !== own && isLive(join(folder, name)));
+function othersIn(folder: string, own: string | null): Announcement[] {
+  const names = entries(folder);
+  return names
+    .filter((name) => name !== own && !name.endsWith(HOLDS) && isLive(join(folder, name)))
+    .map((name) => ({ name, holds: names.includes(`${name}${HOLDS}`) }));
 }
 
 function entries(folder: string): string[] {
@@ -113,7 +133,7 @@ function entries(folder: string): string[] {
 function isLive(path: string): boolean {
   try {
     if (liveness(identityIn(path)) !== "dead" && beats(path)) return true;
-    rmSync(path, { force: true });
+    clear(path);
     return false;
   } catch (error) {
     if (isErrno(error, "ENOENT")) return false; // withdrawn just now
@@ -144,6 +164,7 @@ function identityIn(path: string): ProcessIdentity {
 function hold(folder: string, own: string): Lock {
   const lost = new AbortController();
   const path = join(folder, own);
+  writeFileSync(`${path}${HOLDS}`, "");
   const heartbeat = setInterval(() => {
     try {
       const now = new Date();
@@ -164,13 +185,25 @@ function hold(folder: string, own: string): Lock {
 }
 
 function withdraw(folder: string, own: string): void {
-  rmSync(join(folder, own), { force: true });
-  try {
-    rmdirSync(folder);
-  } catch {
-    // Someone else is in it, or has removed it already. An empty folder left behind says nothing and is in nobody's way.
-  }
+  clear(join(folder, own));
+  removeLock(folder);
   for (const wake of waiters.get(folder) ?? []) wake();
+}
+
+/** The mark first: it never stands alone. */
+function clear(announcement: string): void {
+  rmSync(`${announcement}${HOLDS}`, { force: true });
+  rmSync(announcement, { force: true });
+}
+
+/** Removes what is left of a lock if nobody is in it. */
+export function removeLock(path: string): void {
+  try {
+    rmdirSync(path);
+  } catch (error) {
+    // Someone is in it, or has removed it already.
+    if (isErrno(error, "ENOTDIR")) rmSync(path, { force: true });
+  }
 }
 
 /** Waits until it is worth looking again. */

@@ -5,7 +5,7 @@ import { isErrno } from "../storage-failure.js";
 import type { Rooms } from "./commit.js";
 import { entryAt } from "./durable.js";
 import type { Leases } from "./leases.js";
-import { isLocked } from "./locks.js";
+import { isLocked, removeLock } from "./locks.js";
 import { assetsOf, isDigest, readRecord } from "./record.js";
 import { isAbandoned } from "./temporary.js";
 
@@ -46,7 +46,10 @@ export function prune(rooms: Rooms, leases: Leases, dryRun: boolean): PruneRepor
   ];
   const removed = weigh(found);
   if (!dryRun) {
-    for (const { path } of removed) rmSync(path, { recursive: true, force: true });
+    for (const { path, what } of removed) {
+      if (what === "lock") removeLock(path);
+      else rmSync(path, { recursive: true, force: true });
+    }
     clearSideFiles(rooms);
   }
   return { dryRun, removed, freedBytes: removed.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0) };
@@ -86,7 +89,7 @@ function keyOf(path: string): string {
 
 function deadLocks({ layout }: Rooms): Found[] {
   return children(layout.locks)
-    .filter((path) => (lstatSync(path).isDirectory() ? !isLocked(path) : ageOf(path) > SCRAP_KEPT_MS))
+    .filter((path) => (entryAt(path)?.isDirectory() ? !isLocked(path) : ageOf(path) > SCRAP_KEPT_MS))
     .map((path) => item("lock", path));
 }
 

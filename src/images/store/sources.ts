@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { join } from "node:path";
 
 import { parseJson, readSmallFile, replaceFile } from "./durable.js";
@@ -29,7 +28,9 @@ const MAX_BYTES = 64 * 1024;
  * same wherever they come from; others are known by their address alone.
  */
 export function addressKey({ url, digest }: Address): string {
-  return digest ?? createHash("sha256").update(`url:${url}`).digest("hex");
+  if (digest !== null && digest !== undefined) return digest;
+  const { createHash } = process.getBuiltinModule("node:crypto"); // loading it takes a while, and lists don't need it
+  return createHash("sha256").update(`url:${url}`).digest("hex");
 }
 
 /**

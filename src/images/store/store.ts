@@ -8,7 +8,7 @@ import { isErrno, NOT_WRITABLE, storageFailure } from "../storage-failure.js";
 import { Blobs, type Finding } from "./blobs.js";
 import type { Rooms } from "./commit.js";
 import type { HashOptions } from "./hash.js";
-import { unique } from "./durable.js";
+import { entryAt, unique } from "./durable.js";
 import { Installation, underCommitLock } from "./installation.js";
 import { ASSET_FILES, Layout } from "./layout.js";
 import { Leases, type LeaseRecord } from "./leases.js";
@@ -279,6 +279,11 @@ export class ImageStore {
         const record = this.#known(name)?.record;
         const digests = record === undefined ? [] : assetsOf(record).map(([, asset]) => asset.contentDigest);
         const folder = this.layout.image(name);
+        if (entryAt(folder) === undefined) {
+          throw new ImageError("IMAGE_NOT_CACHED", `Image '${name}' is not in the cache.`, {
+            details: { name, cacheDir: this.cacheDir },
+          });
+        }
         const staged = join(this.layout.staging, unique());
         mkdirSync(this.layout.staging, { recursive: true });
         // One rename takes the whole image away, so that no half of it is ever seen.
