@@ -24,6 +24,8 @@ export interface AptOptions {
   readonly arch: Arch;
   /** An empty folder for lists and downloads; the caller removes it. */
   readonly folder: string;
+  /** Lists to use as they are, and to renew only if they turn out to be behind. Default: the system's, where they are fresh. */
+  readonly systemLists?: string | undefined;
   readonly signal?: AbortSignal | undefined;
   readonly onStep?: ((step: string) => void) | undefined;
 }
@@ -37,15 +39,15 @@ export interface AptOptions {
 export class Apt {
   readonly #options: AptOptions;
   readonly #config: string;
-  /** Whether the system's lists are used, and not lists of our own. */
-  #systemLists: boolean;
+  /** Lists that are not our own; null once there are lists of our own. */
+  #foreignLists: string | null;
   /** What apt could not fetch of the lists, in its words; it calls an update successful all the same. */
   #unreachable: readonly string[] = [];
 
-  private constructor(options: AptOptions, config: string, systemLists: boolean) {
+  private constructor(options: AptOptions, config: string, foreignLists: string | null) {
     this.#options = options;
     this.#config = config;
-    this.#systemLists = systemLists;
+    this.#foreignLists = foreignLists;
   }
 
   static async open(options: AptOptions): Promise<Apt> {
@@ -61,8 +63,8 @@ export class Apt {
       config,
       "#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n",
     );
-    const apt = new Apt(options, config, options.arch === hostArch() && (await systemListsAreFresh()));
-    if (!apt.#systemLists) await apt.#update();
+    const apt = new Apt(options, config, options.systemLists ?? (await freshSystemLists(options.arch)));
+    if (apt.#foreignLists === null) await apt.#update();
     return apt;
   }
 
@@ -70,7 +72,7 @@ export class Apt {
   async first(names: readonly string[]): Promise<string> {
     for (const fresh of [false, true]) {
       for (const name of names) if ((await this.#show(name)) !== null) return name;
-      if (fresh || !this.#systemLists) break;
+      if (fresh || this.#foreignLists === null) break;
       await this.#update();
     }
     throw this.#lacking(names);
@@ -95,7 +97,8 @@ export class Apt {
     try {
       await this.#run("apt-get", ["download", "-y", ...names], folder);
     } catch (error) {
-      if (!this.#systemLists) throw this.#failed(`Packages could not be downloaded: ${names.join(", ")}`, error);
+      if (this.#foreignLists === null)
+        throw this.#failed(`Packages could not be downloaded: ${names.join(", ")}`, error);
       // The system's lists may be behind the archive.
       await this.#update();
       return await this.download(names);
@@ -119,7 +122,7 @@ export class Apt {
   }
 
   async #update(): Promise<void> {
-    this.#systemLists = false;
+    this.#foreignLists = null;
     this.#options.onStep?.("reading the package archive's lists");
     try {
       const { stderr } = await this.#run("apt-get", ["update"]);
@@ -137,7 +140,7 @@ export class Apt {
     const { folder, arch, signal } = this.#options;
     const settings = {
       "Dir::State": join(folder, "state"),
-      "Dir::State::lists": this.#systemLists ? SYSTEM_LISTS : join(folder, "lists"),
+      "Dir::State::lists": this.#foreignLists ?? join(folder, "lists"),
       "Dir::State::status": join(folder, "status"),
       "Dir::Cache": join(folder, "cache"),
       // Container images switch these off; here they save each call from parsing the lists again.
@@ -199,16 +202,17 @@ export function hostArch(): Arch | null {
 }
 
 /** Each update touches the folder of partial lists, whether or not anything was new. */
-async function systemListsAreFresh(): Promise<boolean> {
+async function freshSystemLists(arch: Arch): Promise<string | null> {
+  if (arch !== hostArch()) return null;
   try {
     const names = await readdir(SYSTEM_LISTS);
-    if (!names.some((name) => name.includes("_Packages"))) return false;
+    if (!names.some((name) => name.includes("_Packages"))) return null;
     const times = await Promise.all(
       [SYSTEM_LISTS, join(SYSTEM_LISTS, "partial")].map(async (path) => (await stat(path)).mtimeMs),
     );
-    return Date.now() - Math.max(...times) < FRESH_MS;
+    return Date.now() - Math.max(...times) < FRESH_MS ? SYSTEM_LISTS : null;
   } catch {
-    return false; // no lists, or not for us to read
+    return null; // no lists, or not for us to read
   }
 }
 

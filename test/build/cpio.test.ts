@@ -7,6 +7,7 @@ import { test } from "node:test";
 
 import { type CpioEntry, writeCpio } from "../../src/build/cpio.js";
 import { ValidationError } from "../../src/errors.js";
+import { requireTool } from "../../src/host/tools.js";
 
 const tree: readonly CpioEntry[] = [
   { path: "/bin", type: "directory", mode: 0o755 },
@@ -18,7 +19,7 @@ const tree: readonly CpioEntry[] = [
 
 function unpack(archive: Buffer): { folder: string; status: number | null; stderr: string } {
   const folder = mkdtempSync(join(tmpdir(), "smolvm-cpio-"));
-  const result = spawnSync("/usr/bin/busybox", ["cpio", "-idm"], { cwd: folder, input: archive, encoding: "utf8" });
+  const result = spawnSync(requireTool("busybox"), ["cpio", "-idm"], { cwd: folder, input: archive, encoding: "utf8" });
   return { folder, status: result.status, stderr: result.stderr };
 }
 

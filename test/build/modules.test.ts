@@ -7,6 +7,7 @@ import { gzipSync } from "node:zlib";
 import { appletNames } from "../../src/build/busybox.js";
 import { LIKELY_MODULES, moduleInitrd, moduleName, selectModules } from "../../src/build/modules.js";
 import { ImageError } from "../../src/errors.js";
+import { requireTool } from "../../src/host/tools.js";
 import { kernelModule } from "./elf-files.js";
 
 type Files = Readonly<Record<string, Buffer>>;
@@ -51,8 +52,11 @@ test("compressed modules are unpacked", async () => {
   const packed = {
     ...least,
     virtio: gzipSync(kernelModule(["virtio_ring"])),
-    virtio_ring: execFileSync("xz", ["-c"], { input: kernelModule([]) }),
-    virtio_blk: execFileSync("zstd", ["-c"], { input: kernelModule(["virtio"]), stdio: ["pipe", "pipe", "ignore"] }),
+    virtio_ring: execFileSync(requireTool("xz"), ["-c"], { input: kernelModule([]) }),
+    virtio_blk: execFileSync(requireTool("zstd"), ["-c"], {
+      input: kernelModule(["virtio"]),
+      stdio: ["pipe", "pipe", "ignore"],
+    }),
   };
   assert.deepEqual(await select(packed, ["ext4"]), await select(least, ["ext4"]));
 });
@@ -86,7 +90,7 @@ test("the initrd holds the modules and the order in which to load them", () => {
     { name: "first", data: Buffer.from("one") },
     { name: "second", data: Buffer.from("two") },
   ]);
-  const list = execFileSync("busybox", ["cpio", "-t"], {
+  const list = execFileSync(requireTool("busybox"), ["cpio", "-t"], {
     input: archive,
     encoding: "utf8",
     stdio: ["pipe", "pipe", "ignore"],
@@ -104,8 +108,8 @@ test("the initrd holds the modules and the order in which to load them", () => {
 });
 
 test("the names of BusyBox's applets are those that it lists itself", () => {
-  const binary = readFileSync("/usr/bin/busybox");
-  const own = execFileSync("/usr/bin/busybox", ["--list"], { encoding: "utf8" }).trim().split("\n");
+  const binary = readFileSync(requireTool("busybox"));
+  const own = execFileSync(requireTool("busybox"), ["--list"], { encoding: "utf8" }).trim().split("\n");
   assert.deepEqual(appletNames(binary), own);
 });
 
