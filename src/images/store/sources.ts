@@ -28,7 +28,7 @@ const MAX_BYTES = 64 * 1024;
  * same wherever they come from; others are known by their address alone.
  */
 export function addressKey({ url, digest }: Address): string {
-  if (digest !== null && digest !== undefined) return digest;
+  if (digest !== null) return digest;
   const { createHash } = process.getBuiltinModule("node:crypto"); // loading it takes a while, and lists don't need it
   return createHash("sha256").update(`url:${url}`).digest("hex");
 }
