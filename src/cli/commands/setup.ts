@@ -1,5 +1,5 @@
 import { HostError } from "../../errors.js";
-import { carryOut, planSetup, type SetupPlan } from "../../host/setup.js";
+import type { SetupPlan } from "../../host/setup.js";
 import { defineCommand, type Outcome } from "../command.js";
 import { canAsk, confirm, print } from "../terminal.js";
 
@@ -14,6 +14,7 @@ Knows apt, dnf, pacman, apk, zypper and brew.`,
   },
   examples: ["smolvm setup", "smolvm setup --dry-run"],
   async run({ options }, { signal }) {
+    const { carryOut, planSetup } = await import("../../host/setup.js");
     const plan = planSetup();
     if (plan.missing.length === 0) {
       print("Nothing is missing.");

@@ -1,0 +1,32 @@
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { join } from "node:path";
+import { test } from "node:test";
+import { promisify } from "node:util";
+
+import { packageRoot } from "../../src/host/package.js";
+import { BIN, environment, temporaryFolder } from "./smolvm.js";
+
+/** Each of these costs milliseconds before anything is printed. */
+const HEAVY = ["http", "https", "tls", "crypto", "child_process", "worker_threads", "readline/promises", "zlib"];
+
+async function loadedBy(args: readonly string[], home: string): Promise<Set<string>> {
+  const hook = join(packageRoot(), "test", "fixtures", "loaded.mjs");
+  const { stderr } = await promisify(execFile)(process.execPath, ["--import", hook, BIN, ...args], {
+    env: environment({ SMOLVM_HOME: home }),
+  });
+  return new Set(stderr.split("\n"));
+}
+
+test("commands that only look something up load nothing heavy", async (context) => {
+  const home = await temporaryFolder(context);
+  for (const args of [["--version"], ["--help"], ["image", "ls"], ["image", "pull", "--help"], ["run", "--help"]]) {
+    const loaded = await loadedBy(args, home);
+    assert.ok(loaded.has("fs"), "the list is there");
+    assert.deepEqual(
+      HEAVY.filter((name) => loaded.has(name)),
+      [],
+      args.join(" "),
+    );
+  }
+});
