@@ -62,7 +62,7 @@ export async function exportImage(
     syncFolder(dirname(target));
     return { path: target, bytes };
   } catch (error) {
-    await rm(staged, { force: true });
+    await rm(staged, { force: true }).catch(() => undefined); // the first failure is the one to tell
     throw exportFailure(error, target);
   }
 }

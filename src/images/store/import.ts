@@ -7,6 +7,7 @@ import type { ProgressReport } from "../progress.js";
 import type { LocalImage } from "../source.js";
 import { assertSpace, isErrno } from "../storage-failure.js";
 import { ArchiveReader, type ArchiveMember } from "./archive-reader.js";
+import { hashFile } from "./hash.js";
 import { MANIFEST_FILE, MAX_MANIFEST_BYTES, membersOf, parseManifest } from "./manifest.js";
 import { assetsOf, type AssetKind, type AssetRecord, type Extents, type ImageRecord } from "./record.js";
 import type { ImageStore } from "./store.js";
@@ -102,10 +103,11 @@ async function takeMembers({ store, reader, archived, report, signal }: Import, 
     const path = await store.temporaryFile(name);
     taken.set(kind, { path, digest: asset.contentDigest, extents });
     await extract(store, reader, member, path);
-    const actual = await store.digestOf(path, {
+    const hashed = await hashFile(path, {
       signal,
       onBytes: (bytes, total) => report({ asset: kind, phase: "verify", bytes, total }),
     });
+    const actual = hashed?.digest ?? null;
     if (actual !== asset.contentDigest) throw mismatch(reader, member, asset.contentDigest, actual);
     report({ asset: kind, phase: "done", bytes: size, total: size });
   }

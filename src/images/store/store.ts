@@ -7,7 +7,7 @@ import { LocalImage } from "../source.js";
 import { isErrno, NOT_WRITABLE, storageFailure } from "../storage-failure.js";
 import { Blobs, type Finding } from "./blobs.js";
 import type { Rooms } from "./commit.js";
-import type { HashOptions } from "./hash.js";
+import { hashFile, type HashOptions } from "./hash.js";
 import { entryAt, unique } from "./durable.js";
 import { Installation, underCommitLock } from "./installation.js";
 import { ASSET_FILES, Layout } from "./layout.js";
@@ -151,8 +151,8 @@ export class ImageStore {
           const source = request.assets[kind];
           if (source === undefined) return [kind, undefined] as const;
           const { size } = lstatSync(source.path);
-          const contentDigest = source.contentDigest ?? (await this.blobs.read(source.path, options)).actual;
-          if (contentDigest === null) {
+          const contentDigest = source.contentDigest ?? (await hashFile(source.path, options))?.digest;
+          if (contentDigest === undefined) {
             throw new ImageError(
               "IMAGE_INVALID",
               `The ${kind} '${source.path}' is not a regular file that keeps still.`,
