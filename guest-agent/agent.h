@@ -146,6 +146,7 @@ struct sink {
   struct task *task;
   int fd;
   bool writable, end; /* end: the host has no more */
+  bool line_open;     /* the last byte did not end a line */
   uint8_t *buffer;
   size_t head, tail;
   uint32_t window; /* cost the host may still spend */

@@ -184,7 +184,7 @@ static bool parse(struct lane *lane) {
 }
 
 static void hang_up(struct lane *lane) {
-  if (!lane->connected) return;
+  if (is_init && !lane->connected) return; /* a port that nobody has opened yet reads like a closed one */
   lane->connected = false;
   lane_reset(lane);
   lane->in_used = lane->out_head = lane->out_tail = 0;

@@ -17,6 +17,14 @@
 
 #include "agent.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+/* The last child left this stack without returning from its functions, so their marks on it are still there. */
+#define CLEAN_STACK(stack) __asan_unpoison_memory_region(stack, STACK_SIZE)
+#else
+#define CLEAN_STACK(stack) (void)0
+#endif
+
 #ifndef CLONE_INTO_CGROUP
 #define CLONE_INTO_CGROUP 0x200000000ULL
 #endif
@@ -179,6 +187,7 @@ pid_t spawn(struct spawn *s) {
     }
   }
   s->error = 0;
+  CLEAN_STACK(stack);
   sigset_t all, before;
   sigfillset(&all);
   sigprocmask(SIG_SETMASK, &all, &before); /* no handler may run in the child while it shares this memory */

@@ -130,6 +130,7 @@ static bool sink_flush(struct sink *in) {
 
 void task_deliver(struct task *task, const uint8_t *bytes, size_t length) {
   struct sink *in = &task->in;
+  if (length > 0) in->line_open = bytes[length - 1] != '\n' && bytes[length - 1] != '\r';
   while (length > 0 && in->fd >= 0 && in->writable && in->head == in->tail) {
     ssize_t n = write(in->fd, bytes, length);
     if (n < 0 && errno == EINTR) continue;
@@ -343,7 +344,8 @@ bool task_pump(struct task *task) {
   if (task->in.end && task->in.fd >= 0 && task->in.head == task->in.tail) {
     task->in.end = false;
     if (task->tty) {
-      task_deliver(task, (const uint8_t[]){4}, 1); /* what a person types to end the input: control-D */
+      /* What a person types to end the input: control-D; behind an unfinished line twice, as the first only sends the line. */
+      task_deliver(task, (const uint8_t[]){4, 4}, task->in.line_open ? 2 : 1);
     } else {
       close_in(task);
     }

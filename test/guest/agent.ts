@@ -1,21 +1,28 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
 
-import { agentPath, connectGuest, type GuestConnection } from "../../src/guest/index.js";
+import { agentPath, connectGuest, type GuestArch, type GuestConnection } from "../../src/guest/index.js";
 import { packageRoot } from "../../src/host/package.js";
+
+export const HOST_ARCH: GuestArch = process.arch === "arm64" ? "aarch64" : "x86_64";
+
+export interface AgentExit {
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+}
 
 /** A real agent as an ordinary process of this host, with lanes that are sockets. */
 export class TestAgent implements AsyncDisposable {
   readonly process: ChildProcess;
   readonly lanes: readonly Duplex[];
 
-  constructor(program: string, lanes: number, options: readonly string[] = []) {
+  constructor(program: string, lanes: number, options: readonly string[] = [], env: NodeJS.ProcessEnv = {}) {
     const numbers = Array.from({ length: lanes }, (_, index) => index + 3);
     this.process = spawn(program, [...numbers.flatMap((fd) => ["--serve-fd", String(fd)]), ...options], {
       stdio: ["ignore", "ignore", "inherit", ...numbers.map(() => "pipe" as const)],
+      env: { ...process.env, ...env },
     });
     this.lanes = numbers.map((fd) => this.process.stdio[fd] as unknown as Duplex);
   }
@@ -26,29 +33,31 @@ export class TestAgent implements AsyncDisposable {
     return connectGuest(stream, { timeoutMs: 10_000 });
   }
 
+  async exited(): Promise<AgentExit> {
+    if (this.process.exitCode === null && this.process.signalCode === null) await once(this.process, "exit");
+    return { code: this.process.exitCode, signal: this.process.signalCode };
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     for (const lane of this.lanes) lane.destroy();
-    if (this.process.exitCode !== null || this.process.signalCode !== null) return;
-    const timer = setTimeout(() => this.process.kill("SIGKILL"), 3000);
-    await once(this.process, "exit");
+    const timer = setTimeout(() => this.process.kill("SIGKILL"), 5000);
+    await this.exited();
     clearTimeout(timer);
   }
 }
 
 export function startAgent(lanes = 1, options?: readonly string[]): TestAgent {
-  return new TestAgent(agentPath(process.arch === "arm64" ? "aarch64" : "x86_64"), lanes, options);
+  return new TestAgent(agentPath(HOST_ARCH), lanes, options);
 }
 
 interface AgentBuild {
   readonly buildSanitizedAgent: () => string;
 }
 
-/** The agent built with AddressSanitizer and UndefinedBehaviorSanitizer, which end it at the first thing they find. */
-export async function startSanitizedAgent(lanes = 1): Promise<TestAgent> {
-  const script = join(packageRoot(), "scripts", "agent.mjs");
-  if (!existsSync(script)) throw new Error("the sanitized agent is built from the sources only");
-  const { buildSanitizedAgent } = (await import(script)) as AgentBuild;
-  return new TestAgent(buildSanitizedAgent(), lanes);
+/** The agent with AddressSanitizer and UndefinedBehaviorSanitizer, which end it at the first thing they find. Gives its path. */
+export async function buildSanitizedAgent(): Promise<string> {
+  const build = (await import(join(packageRoot(), "scripts", "agent.mjs"))) as AgentBuild;
+  return build.buildSanitizedAgent();
 }
 
 export async function collect(stream: AsyncIterable<Buffer>): Promise<Buffer> {

@@ -197,10 +197,12 @@ test("a terminal has its size, merges both outputs, passes control characters an
   await until(() => Promise.resolve(/got typed[^]*22 55/.test(seen)));
   command.stdin?.write("\x03");
   assert.deepEqual(await command.exit, { exitCode: null, signal: "SIGINT" });
-  const ended = guest.exec({ command: "cat", tty: { cols: 80, rows: 24 } });
-  ended.stdin?.end("line\r");
-  assert.match((await collect(ended.stdout)).toString(), /line/);
-  assert.equal((await ended.exit).exitCode, 0);
+  for (const input of ["line\r", "unfinished"]) {
+    const ended = guest.exec({ command: "cat", tty: { cols: 80, rows: 24 } });
+    ended.stdin?.end(input);
+    assert.match((await collect(ended.stdout)).toString(), new RegExp(input.trim()));
+    assert.equal((await ended.exit).exitCode, 0);
+  }
 });
 
 test("closing a command's output gives it SIGPIPE, as the end of a pipe does", async () => {
