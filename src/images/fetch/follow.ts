@@ -67,12 +67,16 @@ export class InlineHash implements Follower<HashResult> {
   }
 }
 
+/** Waking a thread costs some 10 µs. */
+const WAKE_EVERY = 1024 * 1024;
+
 /** Hashes in a thread of its own, which reads the file behind the writer: out of the page cache, so it costs next to nothing. */
 export class WorkerHash implements Follower<HashResult> {
   readonly #flags: Int32Array;
   readonly #counters: BigInt64Array;
   readonly #worker: Worker;
   readonly #result: Promise<HashResult>;
+  #wakeAt = 0;
 
   constructor(fd: number) {
     const shared = new SharedArrayBuffer(24);
@@ -94,13 +98,19 @@ export class WorkerHash implements Follower<HashResult> {
 
   advance(prefix: number): void {
     Atomics.store(this.#counters, PREFIX, BigInt(prefix));
+    if (prefix >= this.#wakeAt) this.#wake(prefix);
+  }
+
+  #wake(prefix: number): void {
+    this.#wakeAt = prefix + WAKE_EVERY;
     Atomics.add(this.#flags, WAKE, 1);
     Atomics.notify(this.#flags, WAKE);
   }
 
   finish(size: number): Promise<HashResult> {
     Atomics.store(this.#flags, STATE, FINISHED);
-    this.advance(size);
+    Atomics.store(this.#counters, PREFIX, BigInt(size));
+    this.#wake(size);
     return this.#result;
   }
 

@@ -27,6 +27,8 @@ export interface TransferPolicy {
   readonly laneWorthMs: number;
   /** How long the rate is observed before the number of connections changes. */
   readonly laneTrialMs: number;
+  /** When this thread is busy for more than this part of the time, it is the limit, and not the connections. */
+  readonly maxLoad: number;
   /** "simple" is node:http for everything; "fast" takes the receive buffer of our own where it applies. */
   readonly transport: "fast" | "simple";
   /** Certificates to trust instead of the usual ones, PEM. */
@@ -48,5 +50,6 @@ export const DEFAULT_POLICY: TransferPolicy = {
   maxLanes: 8,
   laneWorthMs: 1_000,
   laneTrialMs: 200,
+  maxLoad: 0.7,
   transport: "fast",
 };

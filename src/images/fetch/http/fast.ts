@@ -1,5 +1,5 @@
 import { connect as connectTcp, isIP, type Socket, type TcpSocketConnectOpts } from "node:net";
-import { connect as connectTls, type ConnectionOptions } from "node:tls";
+import type { connect as ConnectTls, ConnectionOptions } from "node:tls";
 
 import { asError, FetchFailure } from "../failure.js";
 import type { TransferPolicy } from "../policy.js";
@@ -36,7 +36,9 @@ export class FastTransport implements Transport {
       // The server may have closed it just now; then nothing of the answer has come, and a new one is made.
       if (await this.#on(kept, request, receiver, true)) return;
     }
-    await this.#on(new Connection(this.#policy, request.url), request, receiver, false);
+    // Loaded only where it is needed: node:tls takes 10 ms.
+    const connectTls = request.url.protocol === "https:" ? (await import("node:tls")).connect : null;
+    await this.#on(new Connection(this.#policy, request.url, connectTls), request, receiver, false);
   }
 
   async #on(connection: Connection, request: GetRequest, receiver: Receiver, reused: boolean): Promise<boolean> {
@@ -82,10 +84,11 @@ class Connection {
   #watchdog: Watchdog | null = null;
   #settle: (error?: unknown) => void = () => undefined;
 
-  constructor(policy: TransferPolicy, url: URL) {
+  /** `connectTls` is null for a connection in the clear. */
+  constructor(policy: TransferPolicy, url: URL, connectTls: typeof ConnectTls | null) {
     this.#policy = policy;
     const host = url.hostname.replace(/^\[|\]$/g, "");
-    const secure = url.protocol === "https:";
+    const secure = connectTls !== null;
     const port = Number(url.port || (secure ? 443 : 80));
     const onread = {
       buffer: Buffer.allocUnsafeSlow(RECEIVE_SIZE),

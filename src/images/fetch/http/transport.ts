@@ -2,27 +2,28 @@ import type { TransferPolicy } from "../policy.js";
 import type { GetRequest, Receiver, Transport } from "./exchange.js";
 import { FastTransport, Unsuitable } from "./fast.js";
 import { proxyFor } from "./proxy.js";
-import { SimpleTransport } from "./simple.js";
 
 /** The fast transport where it applies, the simple one for everything else. */
 export function openTransport(policy: TransferPolicy): Transport {
-  return policy.transport === "simple" ? new SimpleTransport(policy) : new EitherTransport(policy);
+  return new EitherTransport(policy);
 }
 
 class EitherTransport implements Transport {
+  readonly #policy: TransferPolicy;
   readonly #fast: FastTransport;
-  readonly #simple: SimpleTransport;
+  #simple: Transport | null = null;
   /** Servers that have answered in a way that the fast one does not take. */
   readonly #unsuitable = new Set<string>();
 
   constructor(policy: TransferPolicy) {
+    this.#policy = policy;
     this.#fast = new FastTransport(policy);
-    this.#simple = new SimpleTransport(policy);
   }
 
   async get(request: GetRequest, receiver: Receiver): Promise<void> {
     const { origin } = request.url;
-    if (!this.#unsuitable.has(origin) && proxyFor(request.url) === null) {
+    const fast = this.#policy.transport === "fast" && !this.#unsuitable.has(origin) && proxyFor(request.url) === null;
+    if (fast) {
       try {
         await this.#fast.get(request, receiver);
         return;
@@ -31,11 +32,14 @@ class EitherTransport implements Transport {
         this.#unsuitable.add(origin);
       }
     }
+    // Loaded only now: node:http and node:https take 20 ms, which most transfers do without.
+    const { SimpleTransport } = await import("./simple.js");
+    this.#simple ??= new SimpleTransport(this.#policy);
     await this.#simple.get(request, receiver);
   }
 
   close(): void {
     this.#fast.close();
-    this.#simple.close();
+    this.#simple?.close();
   }
 }
