@@ -1,12 +1,12 @@
-import { type BigIntStats, chmodSync, linkSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { type BigIntStats, chmodSync, linkSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import { isErrno } from "../storage-failure.js";
-import { entryAt, parseJson, readSmallFile, replaceFile, syncFile, syncFolder, unique } from "./durable.js";
+import { entryAt, makeFolder, parseJson, readSmallFile, replaceFile, syncFile, syncFolder, unique } from "./durable.js";
 import { hashFile, type HashOptions } from "./hash.js";
 import type { Layout } from "./layout.js";
 import type { Extents } from "./record.js";
-import { copySparse } from "./sparse.js";
+import { copySparse, moveFile } from "./sparse.js";
 import { matchesStat, statOrNull, type Stamps } from "./stamps.js";
 
 /** A blob's extents are read only when a copy is made; beyond this size the scan for zeros does as well. */
@@ -69,10 +69,10 @@ export class Blobs {
       return;
     }
     this.#clear(blob);
-    mkdirSync(this.#layout.blobs, { recursive: true });
+    makeFolder(this.#layout.blobs);
     chmodSync(path, 0o444);
     syncFile(path);
-    renameSync(path, blob);
+    await moveFile(path, blob, { extents });
     syncFolder(this.#layout.blobs);
     const stat = statOrNull(blob);
     if (stat !== null && (await this.#stamps.settle(stat))) this.#stamps.record(digest, stat, new Date().toISOString());
@@ -82,7 +82,7 @@ export class Blobs {
   /** Makes an image's file, whose bytes were examined, the blob of its digest as well. */
   async publishLink(path: string, digest: string): Promise<void> {
     const blob = this.#layout.blob(digest);
-    mkdirSync(this.#layout.blobs, { recursive: true });
+    makeFolder(this.#layout.blobs);
     const restamp = this.#stamps.carry([{ digest, path }]);
     chmodSync(path, 0o444);
     syncFile(path);
@@ -110,9 +110,14 @@ export class Blobs {
   /** Moves what is in the way, and is not what its name says, to where nothing reads. */
   setAside(path: string, label: string): void {
     if (entryAt(path) === undefined) return;
-    mkdirSync(this.#layout.damaged, { recursive: true });
+    makeFolder(this.#layout.damaged);
     const when = new Date().toISOString().replaceAll(":", "");
-    renameSync(path, join(this.#layout.damaged, `${label}-${when}-${unique()}`));
+    try {
+      renameSync(path, join(this.#layout.damaged, `${label}-${when}-${unique()}`));
+    } catch (error) {
+      if (!isErrno(error, "EXDEV")) throw error;
+      rmSync(path, { recursive: true }); // on another file system there is no aside that costs nothing
+    }
   }
 
   extentsOf(digest: string): Extents | undefined {

@@ -1,10 +1,12 @@
-import { mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
+import { renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
+import { isErrno } from "../storage-failure.js";
 import type { Blobs } from "./blobs.js";
-import { entryAt, replaceFile, syncFolder, unique } from "./durable.js";
+import { entryAt, makeFolder, replaceFile, syncFolder, unique } from "./durable.js";
 import { ASSET_FILES, RECORD_FILE, type Layout } from "./layout.js";
 import { assetsOf, formatRecord, readRecord, type ImageRecord } from "./record.js";
+import { moveFile } from "./sparse.js";
 import type { Stamps } from "./stamps.js";
 
 /** The rooms of one cache folder that work together on a change. */
@@ -30,19 +32,15 @@ export async function commitImage(rooms: Rooms, record: ImageRecord, signal?: Ab
   const restamp = stamps.carry([...new Set(touched)].map((digest) => ({ digest, path: layout.blob(digest) })));
   // Under the lock nobody else stages: what is there was left by a process that was killed.
   rmSync(layout.staging, { recursive: true, force: true });
-  mkdirSync(staged, { recursive: true });
+  makeFolder(staged);
   try {
     for (const [kind, { contentDigest }] of assetsOf(record)) {
       await blobs.link(layout.blob(contentDigest), join(staged, ASSET_FILES[kind]), contentDigest, signal);
     }
     replaceFile(join(staged, RECORD_FILE), formatRecord(record), { durable: true });
     signal?.throwIfAborted();
-    if (isFolder(folder) && readdirSync(folder).length > 0) {
-      replaceFiles(rooms, record, staged, folder);
-    } else {
-      if (!isFolder(folder)) blobs.setAside(folder, record.name);
-      renameSync(staged, folder);
-    }
+    if (entryAt(folder)?.isDirectory() === false) blobs.setAside(folder, record.name);
+    if (!renameFolder(staged, folder)) await replaceFiles(rooms, record, staged, folder);
     syncFolder(layout.root);
   } finally {
     // Also after success: renaming a hard link over another one of the same file does nothing, and leaves both.
@@ -51,20 +49,27 @@ export async function commitImage(rooms: Rooms, record: ImageRecord, signal?: Ab
   await restamp();
 }
 
-function replaceFiles({ blobs }: Rooms, record: ImageRecord, staged: string, folder: string): void {
+/** False if the folder is there already: with something in it, or as the root of a file system of its own. */
+function renameFolder(staged: string, folder: string): boolean {
+  try {
+    renameSync(staged, folder);
+    return true;
+  } catch (error) {
+    if (isErrno(error, "ENOTEMPTY", "EEXIST", "EBUSY", "EXDEV")) return false;
+    throw error;
+  }
+}
+
+async function replaceFiles({ blobs }: Rooms, record: ImageRecord, staged: string, folder: string): Promise<void> {
   const files = assetsOf(record).map(([kind]) => ASSET_FILES[kind]);
   for (const file of [...files, RECORD_FILE]) {
     const target = join(folder, file);
     // A folder can't be replaced by renaming a file.
-    if (isFolder(target)) blobs.setAside(target, `${record.name}-${file}`);
-    renameSync(join(staged, file), target);
+    if (entryAt(target)?.isDirectory()) blobs.setAside(target, `${record.name}-${file}`);
+    await moveFile(join(staged, file), target);
   }
   for (const file of Object.values(ASSET_FILES)) {
     if (!files.includes(file)) rmSync(join(folder, file), { recursive: true, force: true });
   }
   syncFolder(folder);
-}
-
-function isFolder(path: string): boolean {
-  return entryAt(path)?.isDirectory() ?? false;
 }

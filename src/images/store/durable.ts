@@ -23,6 +23,20 @@ export function unique(): string {
   return randomBytes(8).toString("hex");
 }
 
+/** Makes a folder and those above it, unless they are there. */
+export function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true });
+  } catch (error) {
+    if (!isErrno(error, "ENOENT")) throw error;
+    // Node says so also of a read-only file system. Making the topmost one that is missing tells the true reason.
+    let missing = folder;
+    while (entryAt(dirname(missing)) === undefined) missing = dirname(missing);
+    mkdirSync(missing);
+    mkdirSync(folder, { recursive: true });
+  }
+}
+
 /** Makes names in a folder outlive a power cut. */
 export function syncFolder(folder: string): void {
   const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
@@ -48,7 +62,7 @@ export function syncFile(path: string): void {
 /** Writes a small file so that a reader sees the old one or the whole new one. */
 export function replaceFile(path: string, text: string, options: { readonly durable: boolean }): void {
   const folder = dirname(path);
-  mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   const staged = `${path}.${unique()}.tmp`;
   try {
     writeFileSync(staged, text, { flag: "wx", flush: options.durable });

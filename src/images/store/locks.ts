@@ -1,6 +1,5 @@
 import {
   lstatSync,
-  mkdirSync,
   readFileSync,
   readdirSync,
   renameSync,
@@ -13,7 +12,7 @@ import { basename, dirname, join } from "node:path";
 
 import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
 import { isErrno } from "../storage-failure.js";
-import { parseJson, unique } from "./durable.js";
+import { makeFolder, parseJson, unique } from "./durable.js";
 import { isObject } from "./record.js";
 
 export interface Lock {
@@ -93,7 +92,7 @@ function announce(folder: string): string {
   const identity = JSON.stringify(processIdentity());
   const staged = join(dirname(folder), `${basename(folder)}.${own}.tmp`);
   for (;;) {
-    mkdirSync(folder, { recursive: true });
+    makeFolder(folder);
     try {
       // Written elsewhere and renamed: nobody ever sees an announcement that does not say whose it is.
       writeFileSync(staged, identity, { flag: "wx" });

@@ -1,7 +1,8 @@
 import { constants } from "node:fs";
-import { copyFile, open, rm, type FileHandle } from "node:fs/promises";
+import { chmod, copyFile, type FileHandle, open, rename, rm, stat } from "node:fs/promises";
 
 import { isErrno } from "../storage-failure.js";
+import { syncFile, unique } from "./durable.js";
 import type { Extents } from "./record.js";
 
 /** Bytes copied at a time. */
@@ -40,6 +41,27 @@ export async function copySparse(from: string, to: string, options: CopyOptions 
     }
   } finally {
     await source.close();
+  }
+}
+
+/** Renames a file over whatever is at `to`; across file systems, copies it with its holes kept and renames the copy. */
+export async function moveFile(from: string, to: string, options: CopyOptions = {}): Promise<void> {
+  try {
+    await rename(from, to);
+  } catch (error) {
+    if (!isErrno(error, "EXDEV")) throw error;
+    const copy = `${to}.${unique()}.tmp`;
+    await copySparse(from, copy, options);
+    try {
+      const { mode } = await stat(from);
+      await chmod(copy, mode & 0o777);
+      syncFile(copy);
+      await rename(copy, to);
+    } catch (failure) {
+      await rm(copy, { force: true });
+      throw failure;
+    }
+    await rm(from);
   }
 }
 

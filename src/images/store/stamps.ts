@@ -1,9 +1,9 @@
-import { closeSync, lstatSync, mkdirSync, openSync, utimesSync, type BigIntStats } from "node:fs";
+import { closeSync, lstatSync, openSync, utimesSync, type BigIntStats } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { isErrno, NOT_WRITABLE } from "../storage-failure.js";
-import { parseJson, readSmallFile, replaceFile } from "./durable.js";
+import { makeFolder, parseJson, readSmallFile, replaceFile } from "./durable.js";
 import type { Layout } from "./layout.js";
 import { isObject } from "./record.js";
 
@@ -118,7 +118,7 @@ export class Stamps {
     for (const create of [false, true]) {
       try {
         if (create) {
-          mkdirSync(this.#layout.stamps, { recursive: true });
+          makeFolder(this.#layout.stamps);
           closeSync(openSync(probe, "a", 0o666));
         }
         // The times given don't matter: it is the ctime that the file system then sets from its own clock.

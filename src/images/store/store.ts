@@ -1,4 +1,4 @@
-import { lstatSync, realpathSync, renameSync, mkdirSync, rmSync, type BigIntStats } from "node:fs";
+import { lstatSync, realpathSync, renameSync, rmSync, type BigIntStats } from "node:fs";
 import { basename, dirname, join } from "node:path";
 
 import { ImageError } from "../../errors.js";
@@ -8,7 +8,7 @@ import { isErrno, NOT_WRITABLE, storageFailure } from "../storage-failure.js";
 import { Blobs, type Finding } from "./blobs.js";
 import type { Rooms } from "./commit.js";
 import { hashFile, type HashOptions } from "./hash.js";
-import { entryAt, unique } from "./durable.js";
+import { entryAt, makeFolder, unique } from "./durable.js";
 import { Installation, underCommitLock } from "./installation.js";
 import { ASSET_FILES, Layout } from "./layout.js";
 import { Leases, type LeaseRecord } from "./leases.js";
@@ -178,7 +178,7 @@ export class ImageStore {
   ): Promise<LocalImage> {
     return this.#guarded(async () => {
       this.layout.image(name);
-      mkdirSync(this.cacheDir, { recursive: true });
+      makeFolder(this.cacheDir);
       const installation = new Installation(this.#rooms, this.#leases, signal);
       try {
         await work(installation);
@@ -285,7 +285,7 @@ export class ImageStore {
           });
         }
         const staged = join(this.layout.staging, unique());
-        mkdirSync(this.layout.staging, { recursive: true });
+        makeFolder(this.layout.staging);
         // One rename takes the whole image away, so that no half of it is ever seen.
         renameSync(folder, staged);
         rmSync(staged, { recursive: true, force: true });

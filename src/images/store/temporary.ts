@@ -1,9 +1,9 @@
-import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
 import { isErrno } from "../storage-failure.js";
-import { parseJson, replaceFile, unique } from "./durable.js";
+import { makeFolder, parseJson, replaceFile, unique } from "./durable.js";
 import type { Layout } from "./layout.js";
 import { isObject } from "./record.js";
 
@@ -32,7 +32,7 @@ const claimed = new Set<string>();
 
 function claim(layout: Layout): string {
   const folder = join(layout.temporary, unique());
-  mkdirSync(folder, { recursive: true });
+  makeFolder(folder);
   replaceFile(join(folder, OWNER), JSON.stringify(processIdentity()), { durable: false });
   if (claimed.size === 0) process.once("exit", removeClaimed);
   claimed.add(folder);
