@@ -143,9 +143,9 @@ export class Apt {
       "Dir::State::lists": this.#foreignLists ?? join(folder, "lists"),
       "Dir::State::status": join(folder, "status"),
       "Dir::Cache": join(folder, "cache"),
-      // Container images switch these off; here they save each call from parsing the lists again.
+      // Container images switch this off; here it saves each call from parsing the lists again.
       "Dir::Cache::pkgcache": "pkgcache.bin",
-      "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
+      "Dir::Cache::srcpkgcache": "",
       "APT::Architecture": DEBIAN_ARCH[arch],
       "APT::Architectures": DEBIAN_ARCH[arch],
       "APT::Get::AllowUnauthenticated": "false",

@@ -1,14 +1,14 @@
-import { mkdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { HostError, ImageError, SmolVMError, ValidationError } from "../errors.js";
 import { imageDir } from "../host/home.js";
 import type { LocalImage } from "../images/index.js";
 import { acquireLock, type AssetSource, ImageStore } from "../images/store/index.js";
-import { Apt, type DownloadedPackage, hostArch } from "./apt.js";
-import { readDeb } from "./deb.js";
+import { Apt, hostArch } from "./apt.js";
 import { type Arch, bootableKernel } from "./kernel.js";
-import { LIKELY_MODULES, moduleInitrd, moduleName, selectModules } from "./modules.js";
+import { moduleInitrd, selectModules } from "./modules.js";
+import { bootFiles, BUSYBOX, kernelPackages, moduleFiles } from "./packaged-files.js";
 import { writeRootfs } from "./rootfs.js";
 
 export interface DefaultImageOptions {
@@ -23,13 +23,6 @@ export interface DefaultImageOptions {
 
 const ARCHES: readonly Arch[] = ["x86_64", "arm64"];
 
-/* Debian's small kernel for virtual machines, its general one, and Ubuntu's for virtual machines. */
-const KERNELS: Readonly<Record<Arch, readonly string[]>> = {
-  x86_64: ["linux-image-cloud-amd64", "linux-image-amd64", "linux-image-virtual"],
-  arm64: ["linux-image-cloud-arm64", "linux-image-arm64", "linux-image-virtual"],
-};
-const BUSYBOX = "busybox-static";
-
 /**
  * The image for a machine where nobody named one: the distribution's own kernel for virtual machines and a small root filesystem
  * with a shell and the usual tools. From the cache if it is there and verified, else made of packages from the host's
@@ -41,6 +34,7 @@ const BUSYBOX = "busybox-static";
  */
 export async function defaultImage(options: DefaultImageOptions = {}): Promise<LocalImage> {
   const arch = checkArch(options.arch);
+  if (options.cacheDir === "") throw new ValidationError("Bad cacheDir: ''. It must be the path of a folder.");
   const store = new ImageStore(options.cacheDir ?? imageDir());
   const name = arch === hostArch() ? "default" : `default-${arch}`;
   options.signal?.throwIfAborted();
@@ -116,6 +110,7 @@ async function buildDefault(
   try {
     const folder = await place("packages");
     await mkdir(folder);
+    await requireSpace(folder, name);
     const apt = await Apt.open({ arch, folder, signal, onStep });
     const packages = await apt.download([...(await kernelPackages(apt, arch)), BUSYBOX]);
 
@@ -142,90 +137,29 @@ async function buildDefault(
   }
 }
 
-/** The packages that a kernel's meta package stands for: the image, and where the distribution parts them, its modules. */
-async function kernelPackages(apt: Apt, arch: Arch): Promise<string[]> {
-  const found = new Set<string>();
-  const meta = await apt.first(KERNELS[arch]);
-  const waiting = [meta];
-  for (let name = waiting.pop(); name !== undefined; name = waiting.pop()) {
-    for (const dependency of await apt.dependencies(name)) {
-      if (!/^linux-(image|modules)-/.test(dependency) || found.has(dependency)) continue;
-      found.add(dependency);
-      waiting.push(dependency);
-    }
-  }
-  // Meta packages on the way hold nothing; real ones have the kernel's version in their name.
-  const real = [...found].filter((name) => /-\d+\.\d+/.test(name));
-  return real.length > 0 ? real : [meta];
+/** Lists and packages of apt, and the finished image beside them; without this, apt complains in words of its own. */
+const NEEDED_BYTES = 160 * 1024 * 1024;
+
+async function requireSpace(folder: string, name: string): Promise<void> {
+  const { bavail, bsize } = await statfs(folder);
+  if (bavail * bsize < NEEDED_BYTES) throw noSpace(name, bavail * bsize);
 }
 
-interface BootFiles {
-  readonly kernel: Buffer;
-  /** See `ModulePackage`. */
-  readonly builtin: string;
-  readonly likely: ReadonlyMap<string, Buffer>;
-  readonly busybox: Buffer;
-  /** When BusyBox was built: a time that depends on the package alone. */
-  readonly time: number;
+function noSpace(name: string, freeBytes: number | null, cause?: unknown): ImageError {
+  const free = freeBytes === null ? "" : `, ${mebibytes(freeBytes)} are free`;
+  return new ImageError(
+    "IMAGE_NO_SPACE",
+    `Not enough space to make the image '${name}': ${mebibytes(NEEDED_BYTES)} are needed${free}.`,
+    {
+      hint: "Free some space (smolvm image prune), or choose another folder with SMOLVM_IMAGE_DIR.",
+      details: { neededBytes: NEEDED_BYTES, freeBytes },
+      cause,
+    },
+  );
 }
 
-async function bootFiles(packages: readonly DownloadedPackage[], signal: AbortSignal | undefined): Promise<BootFiles> {
-  let kernel: Buffer | undefined;
-  let builtin = "";
-  const likely = new Map<string, Buffer>();
-  let busybox: Buffer | undefined;
-  let time = 0;
-  for await (const { path, mtime, content } of filesIn(packages, signal)) {
-    if (/^boot\/vmlinuz-/.test(path)) kernel = await collect(content);
-    else if (path.endsWith("/modules.builtin")) builtin = (await collect(content)).toString("utf8");
-    else if (/^(usr\/)?bin\/busybox$/.test(path)) {
-      busybox = await collect(content);
-      time = mtime;
-    } else {
-      const name = moduleName(path);
-      if (name !== null && LIKELY_MODULES.has(name)) likely.set(name, await collect(content));
-    }
-  }
-  const names = packages.map(({ name }) => name).join(", ");
-  if (kernel === undefined) throw new ImageError("IMAGE_BUILD_FAILED", `No kernel is in the packages ${names}.`);
-  if (busybox === undefined) throw new ImageError("IMAGE_BUILD_FAILED", `No BusyBox is in the packages ${names}.`);
-  return { kernel, builtin, likely, busybox, time };
-}
-
-async function moduleFiles(
-  packages: readonly DownloadedPackage[],
-  names: ReadonlySet<string>,
-  signal: AbortSignal | undefined,
-): Promise<Map<string, Buffer>> {
-  const files = new Map<string, Buffer>();
-  for await (const { path, content } of filesIn(packages, signal)) {
-    const name = moduleName(path);
-    if (name !== null && names.has(name)) files.set(name, await collect(content));
-  }
-  return files;
-}
-
-interface PackagedFile {
-  readonly path: string;
-  readonly mtime: number;
-  readonly content: AsyncIterable<Buffer>;
-}
-
-async function* filesIn(
-  packages: readonly DownloadedPackage[],
-  signal: AbortSignal | undefined,
-): AsyncGenerator<PackagedFile> {
-  for (const each of packages) {
-    for await (const { type, path, mtime, content } of readDeb(each.path, signal)) {
-      if (type === "file") yield { path: path.toString("utf8").replace(/^\.?\/+/, ""), mtime, content };
-    }
-  }
-}
-
-async function collect(content: AsyncIterable<Buffer>): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of content) chunks.push(chunk);
-  return Buffer.concat(chunks);
+function mebibytes(bytes: number): string {
+  return `${Math.floor(bytes / 2 ** 20)} MiB`;
 }
 
 /** Errors of the library pass as they are; what the system said gets a name and a mend. */
@@ -233,12 +167,7 @@ function buildFailure(error: unknown, name: string): unknown {
   // Whatever is wrong with a package's content, to the caller it is this image that can't be made.
   if (error instanceof SmolVMError && error.code !== "IMAGE_INVALID") return error;
   const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
-  if (code === "ENOSPC" || code === "EDQUOT") {
-    return new ImageError("IMAGE_NO_SPACE", `No space left to make the image '${name}'; some 150 MiB are needed.`, {
-      hint: "Free some space (smolvm image prune), or choose another folder with SMOLVM_IMAGE_DIR.",
-      cause: error,
-    });
-  }
+  if (code === "ENOSPC" || code === "EDQUOT") return noSpace(name, null, error);
   const said = error instanceof Error ? error.message : String(error);
   return new ImageError("IMAGE_BUILD_FAILED", `The image '${name}' could not be made: ${said.replace(/\.$/, "")}.`, {
     hint: "Try again. Should it fail again, take the image from a machine that has it: smolvm image export there, smolvm image import here.",

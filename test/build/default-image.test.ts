@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import {
   chmodSync,
   existsSync,
@@ -17,7 +17,7 @@ import { after, before, type TestContext, test } from "node:test";
 
 import { HostError, ImageError, ValidationError } from "../../src/errors.js";
 import { defaultImage, type DefaultImageOptions, defaultKernel } from "../../src/build/index.js";
-import { findTool } from "../../src/host/tools.js";
+import { findTool, requireTool } from "../../src/host/tools.js";
 import type { LocalImage } from "../../src/images/index.js";
 import { ImageStore } from "../../src/images/store/index.js";
 import { ArchiveProxy } from "./archive-proxy.js";
@@ -188,6 +188,13 @@ test("an architecture that is none is a ValidationError that names what is allow
   assert.deepEqual(readdirSync(cacheDir), []);
 });
 
+test("an empty path for the cache is a ValidationError, not the folder that one happens to be in", async () => {
+  await assert.rejects(
+    defaultImage({ cacheDir: "" }),
+    (error) => error instanceof ValidationError && /cacheDir/.test(error.message),
+  );
+});
+
 test("a host without apt is told what to do instead", async (context) => {
   const cacheDir = temporaryFolder(context);
   const empty = join(cacheDir, "bin");
@@ -259,6 +266,30 @@ test("a folder that can't be written is a typed error that names it", async (con
     assert.match(error.message, /a-file/);
     return true;
   });
+});
+
+test("a disk that is too full is said to be before anything is downloaded", (context) => {
+  const folder = temporaryFolder(context);
+  const script = `
+    import { defaultImage } from ${JSON.stringify(new URL("../../src/build/index.js", import.meta.url).href)};
+    const steps = [];
+    await defaultImage({ cacheDir: ${JSON.stringify(join(folder, "images"))}, onStep: ({ step }) => steps.push(step) }).catch(
+      ({ code, message, hint }) => console.log(code, message, hint, steps.length));`;
+  // A small disk that only the child sees, so nothing is left to unmount.
+  const { stdout, stderr } = spawnSync(
+    requireTool("unshare"),
+    [
+      ...["--mount", ...(process.getuid?.() === 0 ? [] : ["--map-root-user"])],
+      ...["sh", "-c", 'mount -t tmpfs -o size=50m none "$0" && exec "$@"', folder],
+      ...[process.execPath, "--input-type=module", "-e", script],
+    ],
+    { encoding: "utf8" },
+  );
+  assert.match(
+    stdout,
+    /^IMAGE_NO_SPACE .*'default': 160 MiB are needed, (49|50) MiB are free\. Free some space .* 0\n$/,
+    stderr,
+  );
 });
 
 test("an image of which a file was damaged is made anew", async (context) => {

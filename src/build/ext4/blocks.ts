@@ -46,12 +46,7 @@ export class Blocks {
     }
     const start = this.#next;
     this.#next += count;
-    if (this.#next > MAX_GROUPS * BLOCKS_PER_GROUP) {
-      throw new ImageError(
-        "IMAGE_INVALID",
-        `The file system grows beyond ${(MAX_GROUPS * BLOCKS_PER_GROUP * BLOCK) / 2 ** 30} GiB.`,
-      );
-    }
+    if (this.#next > MAX_GROUPS * BLOCKS_PER_GROUP) throw tooLarge();
     return start;
   }
 
@@ -113,3 +108,8 @@ export function countZeroBits(bitmap: Buffer): number {
 }
 
 const ONES = Uint8Array.from({ length: 256 }, (_, byte) => byte.toString(2).replaceAll("0", "").length);
+
+export function tooLarge(): ImageError {
+  const most = (MAX_GROUPS * BLOCKS_PER_GROUP * BLOCK) / 2 ** 30;
+  return new ImageError("IMAGE_INVALID", `The file system would be larger than ${most} GiB.`);
+}

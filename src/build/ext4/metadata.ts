@@ -1,4 +1,4 @@
-import { type Blocks, countZeroBits, fillBits } from "./blocks.js";
+import { type Blocks, countZeroBits, fillBits, tooLarge } from "./blocks.js";
 import { crc32c } from "./crc32c.js";
 import { type DirectoryEntry, encodeDirectory } from "./directory.js";
 import { appendBlocks, encodeExtents } from "./extents.js";
@@ -12,6 +12,7 @@ import {
   INODE_SIZE,
   INODES_PER_BLOCK,
   JOURNAL_INODE,
+  MAX_GROUPS,
   MAX_INODES_PER_GROUP,
   ROOT_INODE,
 } from "./format.js";
@@ -189,8 +190,12 @@ const LEAST_GROUP = 256;
 
 /** Finds the smallest number of groups that holds what is there, the groups' own metadata, and the free room. */
 function planGroups(blocks: Blocks, inodes: number, freeBlocks: number): Plan {
-  const least = Math.ceil(inodes / MAX_INODES_PER_GROUP);
-  for (let groups = Math.max(1, least); ; groups++) {
+  const least = Math.max(
+    Math.ceil(inodes / MAX_INODES_PER_GROUP),
+    Math.ceil((blocks.next + freeBlocks) / BLOCKS_PER_GROUP),
+  );
+  for (let groups = least; ; groups++) {
+    if (groups > MAX_GROUPS) throw tooLarge();
     const trial = blocks.copy();
     const inodesPerGroup = Math.ceil(Math.ceil(inodes / groups) / INODES_PER_BLOCK) * INODES_PER_BLOCK;
     const each = (count: number): number[] => Array.from({ length: groups }, () => trial.takeRun(count));

@@ -29,9 +29,11 @@ export interface Ext4Result {
 
 /**
  * Writes an ext4 file system in one pass: a file's bytes go to the sink as they come, all metadata follows at the end, so nothing
- * but the tree is kept in memory. The result depends on the calls and their order alone.
+ * but the tree is kept in memory. The result depends on the calls and their order alone. One call at a time: each is to be awaited
+ * before the next.
  *
- * Errors: ImageError IMAGE_INVALID for a tree that can't be (a name taken, a bad name, a parent that is no directory).
+ * Errors: ImageError IMAGE_INVALID for a tree that can't be (a name taken, a bad name, a parent that is no directory), which
+ * leaves the rest as it was, and for more than 256 GiB.
  */
 export class Ext4Writer {
   readonly #sink: Ext4Sink;

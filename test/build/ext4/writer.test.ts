@@ -166,6 +166,18 @@ test("the room and the number of files asked for are there", async (context) => 
   assert.ok(Number(facts.get("Free inodes")) >= 50_000);
 });
 
+test("room for 200 GiB costs next to nothing, and more than 256 GiB is refused", async (context) => {
+  const gibibyte = 1024 * MEBIBYTE;
+  const image = await makeImage(context, () => undefined, { freeBytes: 200 * gibibyte, freeInodes: 1000 });
+  const { status, output } = check(image);
+  assert.equal(status, 0, output);
+  assert.ok(statSync(image.path).blocks * 512 < 20 * MEBIBYTE);
+  await assert.rejects(
+    makeImage(context, () => undefined, { freeBytes: 256 * gibibyte }),
+    /larger than 256 GiB/,
+  );
+});
+
 test("without a journal there is none, and e2fsck agrees", async (context) => {
   const image = await makeImage(context, () => undefined, { journal: false, freeBytes: MEBIBYTE });
   assert.equal(check(image).status, 0);
