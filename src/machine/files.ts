@@ -64,7 +64,7 @@ export class VMFiles {
     options: null | BufferEncoding | (ReadOptions & { readonly encoding?: BufferEncoding | null | undefined }) = {},
   ): Promise<Buffer | string> {
     const { encoding, ...rest } = typeof options === "string" ? { encoding: options } : (options ?? {});
-    const bytes = await this.#call((files) => files.readFile(guestPath(path), rest));
+    const bytes = await this.#call(rest.signal, (files) => files.readFile(guestPath(path), rest));
     return encoding ? bytes.toString(encoding) : bytes;
   }
 
@@ -76,7 +76,7 @@ export class VMFiles {
     const { flag = "w", mode, signal } = options;
     if (!Object.hasOwn(FLAGS, flag)) throw invalid("flag", flag, '"w", "a" or "wx"');
     const wanted = { mode, signal, flag: FLAGS[flag] };
-    await this.#call((files) =>
+    await this.#call(signal, (files) =>
       typeof data === "string" || data instanceof Uint8Array
         ? files.writeFile(guestPath(path), data, wanted)
         : pipeline(data, files.createWriteStream(guestPath(path), wanted), { signal }),
@@ -102,53 +102,55 @@ export class VMFiles {
     path: string,
     options: CallOptions & { readonly withFileTypes?: boolean | undefined } = {},
   ): Promise<string[] | VMDirent[]> {
-    const entries = await this.#call((files) => files.readdir(guestPath(path), { signal: options.signal }));
+    const entries = await this.#call(options.signal, (files) =>
+      files.readdir(guestPath(path), { signal: options.signal }),
+    );
     entries.sort((a, b) => (a.name < b.name ? -1 : 1));
     if (options.withFileTypes !== true) return entries.map(({ name }) => name);
     return entries.map((entry) => ({ ...entry, ...kindTests(entry.kind) }));
   }
 
   async stat(path: string, options: CallOptions = {}): Promise<VMFileStat> {
-    return withTests(await this.#call((files) => files.stat(guestPath(path), options)));
+    return withTests(await this.#call(options.signal, (files) => files.stat(guestPath(path), options)));
   }
 
   async lstat(path: string, options: CallOptions = {}): Promise<VMFileStat> {
-    return withTests(await this.#call((files) => files.lstat(guestPath(path), options)));
+    return withTests(await this.#call(options.signal, (files) => files.lstat(guestPath(path), options)));
   }
 
   /** False only when nothing is there; a failure to look is an error. */
   async exists(path: string, options: CallOptions = {}): Promise<boolean> {
-    return this.#call((files) => files.exists(guestPath(path), options));
+    return this.#call(options.signal, (files) => files.exists(guestPath(path), options));
   }
 
   async mkdir(
     path: string,
     options: CallOptions & { readonly recursive?: boolean | undefined; readonly mode?: number | undefined } = {},
   ): Promise<void> {
-    await this.#call((files) => files.mkdir(guestPath(path), options));
+    await this.#call(options.signal, (files) => files.mkdir(guestPath(path), options));
   }
 
   async rm(
     path: string,
     options: CallOptions & { readonly recursive?: boolean | undefined; readonly force?: boolean | undefined } = {},
   ): Promise<void> {
-    await this.#call((files) => files.rm(guestPath(path), options));
+    await this.#call(options.signal, (files) => files.rm(guestPath(path), options));
   }
 
   async rename(from: string, to: string, options: CallOptions = {}): Promise<void> {
-    await this.#call((files) => files.rename(guestPath(from), guestPath(to), options));
+    await this.#call(options.signal, (files) => files.rename(guestPath(from), guestPath(to), options));
   }
 
   async chmod(path: string, mode: number, options: CallOptions = {}): Promise<void> {
-    await this.#call((files) => files.chmod(guestPath(path), mode, options));
+    await this.#call(options.signal, (files) => files.chmod(guestPath(path), mode, options));
   }
 
   async symlink(target: string, path: string, options: CallOptions = {}): Promise<void> {
-    await this.#call((files) => files.symlink(target, guestPath(path), options));
+    await this.#call(options.signal, (files) => files.symlink(target, guestPath(path), options));
   }
 
   async readlink(path: string, options: CallOptions = {}): Promise<string> {
-    return this.#call((files) => files.readlink(guestPath(path), options));
+    return this.#call(options.signal, (files) => files.readlink(guestPath(path), options));
   }
 
   /**
@@ -156,7 +158,7 @@ export class VMFiles {
    * Missing parents are made; a folder is merged into one that is there.
    */
   async upload(hostPath: string, guestTarget: string, options: CallOptions = {}): Promise<void> {
-    await this.#call((files) => uploadTree(files, hostPath, guestPath(guestTarget), options.signal));
+    await this.#call(options.signal, (files) => uploadTree(files, hostPath, guestPath(guestTarget), options.signal));
   }
 
   /**
@@ -164,14 +166,16 @@ export class VMFiles {
    * outside `hostPath`, and no set-user-id bits, devices or sockets are taken over.
    */
   async download(guestSource: string, hostPath: string, options: CallOptions = {}): Promise<void> {
-    await this.#call((files) => downloadTree(files, guestPath(guestSource), hostPath, options.signal));
+    await this.#call(options.signal, (files) => downloadTree(files, guestPath(guestSource), hostPath, options.signal));
   }
 
-  async #call<T>(act: (files: GuestFiles) => Promise<T>): Promise<T> {
+  async #call<T>(signal: AbortSignal | undefined, act: (files: GuestFiles) => Promise<T>): Promise<T> {
+    signal?.throwIfAborted();
     using _ = this.#host.hold();
     try {
       return await act(this.#host.files());
     } catch (error) {
+      signal?.throwIfAborted(); // the caller's own reason, whatever a stream makes of it
       throw error instanceof GuestFileError ? error : await this.#host.explain(error);
     }
   }

@@ -1,6 +1,6 @@
 import type { Socket } from "node:net";
 
-import { HostError, OperationTimeoutError } from "../../errors.js";
+import { HostError, OperationTimeoutError, SmolVMError } from "../../errors.js";
 import { connectUnix } from "../socket.js";
 
 /** Longer lines than this are not QEMU's: what is asked here is answered in a few hundred bytes. */
@@ -67,7 +67,7 @@ class QmpConversation {
     this.#pending.delete(message["id"]);
     if (pending === undefined) return;
     const error = message["error"];
-    if (isRecord(error)) pending.reject(new QmpRefusal(String(error["desc"])));
+    if (isRecord(error)) pending.reject(new HostError("HOST_IO", `QEMU refused: ${String(error["desc"])}`));
     else pending.resolve(message["return"]);
   }
 
@@ -80,9 +80,6 @@ class QmpConversation {
   }
 }
 
-/** QEMU understood the command and said no. */
-export class QmpRefusal extends Error {}
-
 export interface Qmp {
   execute(command: string, args?: Readonly<Record<string, unknown>>): Promise<unknown>;
 }
@@ -90,7 +87,7 @@ export interface Qmp {
 /**
  * Opens the monitor at `folder/name`, hands it to `talk` and closes it. All of it must be over within `timeoutMs`.
  *
- * @throws HostError HOST_IO when the monitor can't be reached or breaks off; OperationTimeoutError at the deadline.
+ * @throws HostError HOST_IO when the monitor can't be reached, refuses or breaks off; OperationTimeoutError at the deadline.
  */
 export async function withQmp<T>(
   place: { readonly folder: string; readonly name: string },
@@ -110,8 +107,7 @@ export async function withQmp<T>(
     await conversation.execute("qmp_capabilities");
     return await talk(conversation);
   } catch (error) {
-    if (error instanceof OperationTimeoutError || error instanceof QmpRefusal) throw error;
-    if (error instanceof HostError) throw error;
+    if (error instanceof SmolVMError) throw error;
     throw new HostError("HOST_IO", "QEMU's monitor broke off.", { cause: error });
   } finally {
     clearTimeout(timer);
