@@ -12,7 +12,8 @@ export interface KernelFacts {
 const PVH_NOTE_TYPE = 18;
 const PT_NOTE = 4;
 const MACHINE_X86_64 = 62;
-/** Longer note segments than this are no kernel's. */
+/** Longer program headers and note segments than these are no kernel's. */
+const HEADERS_LIMIT = 64 * 1024;
 const NOTES_LIMIT = 1024 * 1024;
 
 /**
@@ -53,7 +54,9 @@ async function checkElf(file: FileHandle, head: Buffer, path: string): Promise<v
   const offset = Number(head.readBigUInt64LE(32));
   const entrySize = head.readUInt16LE(54);
   const count = head.readUInt16LE(56);
-  if (entrySize < 56 || count === 0) throw invalid(path, "it is an ELF file without program headers");
+  if (entrySize < 56 || count === 0 || entrySize * count > HEADERS_LIMIT) {
+    throw invalid(path, "it is an ELF file without a kernel's program headers");
+  }
   const headers = await readAt(file, offset, entrySize * count);
   if (headers.length < entrySize * count) throw invalid(path, "its ELF program headers are cut off");
   for (let at = 0; at < headers.length; at += entrySize) {
@@ -85,7 +88,7 @@ function align4(size: number): number {
 }
 
 async function readAt(file: FileHandle, position: number, length: number): Promise<Buffer> {
-  if (!Number.isSafeInteger(position)) return Buffer.alloc(0);
+  if (!Number.isSafeInteger(position) || length === 0) return Buffer.alloc(0);
   const buffer = Buffer.alloc(length);
   const { bytesRead } = await file.read(buffer, 0, length, position);
   return buffer.subarray(0, bytesRead);

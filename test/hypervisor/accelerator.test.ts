@@ -1,0 +1,125 @@
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+
+import { HostError } from "../../src/errors.js";
+import { findTool } from "../../src/host/tools.js";
+import { chooseAccelerator, probeAccelerator } from "../../src/hypervisor/qemu/accelerator.js";
+import { qemuFacts } from "../../src/hypervisor/qemu/facts.js";
+
+const ARCH = process.arch === "arm64" ? "aarch64" : "x86_64";
+let home: string;
+before(async () => {
+  home = await mkdtemp(join(tmpdir(), "smolvm-accelerator-"));
+  process.env["SMOLVM_HOME"] = home;
+});
+after(() => rm(home, { recursive: true, force: true }));
+
+/** A program in QEMU's place. */
+async function pretender(name: string, script: string): Promise<string> {
+  const path = join(home, name);
+  await writeFile(path, `#!/bin/sh\n${script}\n`);
+  await chmod(path, 0o755);
+  return path;
+}
+
+function realQemu(arch: string): string {
+  const path = findTool(`qemu-system-${arch}`);
+  assert.ok(path, `qemu-system-${arch}`);
+  return path;
+}
+
+test("the probe's guest runs to its end where there is a processor that works, on both architectures", async (context) => {
+  for (const arch of ["x86_64", "aarch64"] as const) {
+    const verdict = await probeAccelerator("tcg", arch, realQemu(arch));
+    assert.equal(verdict.works, true, verdict.seen);
+    context.diagnostic(`${arch}: ${verdict.seen}`);
+  }
+});
+
+test("an accelerator that opens and then hangs its guest is found out under a second", async (context) => {
+  const hangs = await pretender("hangs", "exec sleep 60");
+  const started = performance.now();
+  const verdict = await probeAccelerator("kvm", ARCH, hangs);
+  const took = performance.now() - started;
+  assert.equal(verdict.works, false);
+  assert.match(verdict.seen, /hangs/);
+  assert.ok(took < 1000, `${took} ms`);
+  context.diagnostic(`${verdict.seen}, ${Math.round(took)} ms in all`);
+});
+
+test("a guest that ends otherwise than it should is no success, and what QEMU said is kept", async () => {
+  const fails = await pretender("fails", 'echo "qemu: the MSR is missing." >&2; exit 1');
+  const verdict = await probeAccelerator("kvm", ARCH, fails);
+  assert.equal(verdict.works, false);
+  assert.match(verdict.seen, /exit status 1 on kvm: qemu: the MSR is missing$/);
+});
+
+test("the verdict on this host's own accelerator is found under a second and remembered", async (context) => {
+  const binary = realQemu(ARCH);
+  const first = performance.now();
+  const choice = await chooseAccelerator("auto", ARCH, binary);
+  const second = performance.now();
+  assert.deepEqual(await chooseAccelerator("auto", ARCH, binary), choice);
+  const third = performance.now();
+  context.diagnostic(`${choice.accelerator}: ${choice.reason}`);
+  context.diagnostic(`first ${Math.round(second - first)} ms, then ${(third - second).toFixed(1)} ms`);
+  assert.ok(second - first < 1000);
+  assert.ok(third - second < 50);
+  if (!existsSync("/dev/kvm")) return;
+  const remembered = await readFile(join(home, "host.json"), "utf8");
+  assert.ok(remembered.includes(`accelerator-kvm-${ARCH}`));
+});
+
+test("a verdict is of one QEMU build: another one is tried anew", async () => {
+  if (!existsSync("/dev/kvm")) return;
+  const calls = join(home, "calls");
+  const counting = await pretender("counting", `echo call >> ${calls}; exit 1`);
+  const count = async (): Promise<number> => (await readFile(calls, "utf8")).split("\n").length - 1;
+  await chooseAccelerator("auto", ARCH, counting);
+  await chooseAccelerator("auto", ARCH, counting);
+  assert.equal(await count(), 1);
+  await writeFile(counting, `#!/bin/sh\necho call >> ${calls}; exit 2\n# another build\n`);
+  await chooseAccelerator("auto", ARCH, counting);
+  assert.equal(await count(), 2);
+});
+
+test("an accelerator that was asked for and does not work is a HostError that says what was seen", async () => {
+  const fails = await pretender("refuses", 'echo "qemu: no" >&2; exit 1');
+  await assert.rejects(chooseAccelerator("hvf", ARCH, fails), (error: unknown) => {
+    assert.ok(error instanceof HostError);
+    assert.equal(error.code, "HOST_ACCELERATOR");
+    assert.ok(error.hint);
+    return true;
+  });
+  const foreign = ARCH === "x86_64" ? "aarch64" : "x86_64";
+  await assert.rejects(chooseAccelerator("kvm", foreign, fails), /the guest is .* and this host is not/);
+  assert.deepEqual((await chooseAccelerator("auto", foreign, fails)).accelerator, "tcg");
+});
+
+test("QEMU is asked once what it can do", async () => {
+  const facts = await qemuFacts("x86_64");
+  assert.match(facts.version, /^\d+\.\d+\.\d+$/);
+  const started = performance.now();
+  assert.deepEqual(await qemuFacts("x86_64"), facts);
+  assert.ok(performance.now() - started < 20);
+});
+
+test("a missing QEMU is a HostError with the command that installs it", async () => {
+  const path = process.env["PATH"];
+  process.env["PATH"] = home;
+  try {
+    await assert.rejects(qemuFacts("aarch64"), (error: unknown) => {
+      assert.ok(error instanceof HostError);
+      assert.equal(error.code, "HOST_TOOL_MISSING");
+      assert.match(error.message, /'qemu-system-aarch64' is not installed/);
+      assert.ok(error.hint);
+      return true;
+    });
+  } finally {
+    process.env["PATH"] = path;
+  }
+});
