@@ -11,7 +11,7 @@
 
 #include "agent.h"
 
-enum { ROOT_WAIT_MS = 10000, LANE_WAIT_MS = 10000 };
+enum { ROOT_WAIT_MS = 5000, LANE_WAIT_MS = 5000 };
 
 bool owner_attached;
 static char command_line[4096];

@@ -15,7 +15,7 @@ const NONCE_SIZE = 16;
 const MAX_STALE = 64 * 1024 * 1024;
 const MAX_INFO = 1024;
 /** An agent that has not answered by now may take the hello for the rest of a frame of an earlier client. */
-const RETRY_MS = 1500;
+const RETRY_MS = 300;
 
 export interface Handshake {
   readonly agent: AgentInfo;
@@ -53,7 +53,7 @@ export async function handshake(stream: Duplex, options: ConnectOptions): Promis
     const onError = (cause: Error): void =>
       settle(() => reject(unavailable("it failed before the agent answered", cause)));
     const onAbort = (): void => settle(() => reject(options.signal?.reason as Error));
-    const retry = setInterval(hello, RETRY_MS, false);
+    const retry = options.fresh === true ? undefined : setInterval(hello, RETRY_MS, false);
     const timeoutMs = options.timeoutMs;
     const deadline =
       timeoutMs === undefined

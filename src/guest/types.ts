@@ -204,4 +204,9 @@ export interface ConnectOptions {
   readonly signal?: AbortSignal | undefined;
   /** Time for the handshake. Default: no limit but the stream's end. */
   readonly timeoutMs?: number | undefined;
+  /**
+   * True when nobody has used the lane before, as while a machine boots: there is nothing of an earlier client to get past, so the
+   * greeting is sent once. Default false.
+   */
+  readonly fresh?: boolean | undefined;
 }
