@@ -1,6 +1,8 @@
 import { ImageError } from "../errors.js";
 
 const MAGIC = 0x184c2102;
+/** Up to this many bytes, a loop is quicker than a call. */
+const SHORT = 48;
 /** Each block unpacks to at most this much. */
 const BLOCK_LIMIT = 8 * 1024 * 1024;
 
@@ -49,7 +51,8 @@ function unpackBlock(source: Buffer): Buffer {
     const token = source[at++] as number;
     const literals = length(token >>> 4);
     if (at + literals > source.length || out + literals > BLOCK_LIMIT) throw damaged();
-    source.copy(target, out, at, at + literals);
+    if (literals > SHORT) source.copy(target, out, at, at + literals);
+    else for (let index = 0; index < literals; index++) target[out + index] = source[at + index] as number;
     at += literals;
     out += literals;
     if (at === source.length) return Buffer.from(target.subarray(0, out)); // the last sequence has no match
@@ -59,7 +62,7 @@ function unpackBlock(source: Buffer): Buffer {
     const match = length(token & 15) + 4;
     if (offset === 0 || offset > out || out + match > BLOCK_LIMIT) throw damaged();
     // A match may reach into what it itself writes: then it repeats.
-    if (offset >= match) target.copy(target, out, out - offset, out - offset + match);
+    if (match > SHORT && offset >= match) target.copy(target, out, out - offset, out - offset + match);
     else for (let index = 0; index < match; index++) target[out + index] = target[out - offset + index] as number;
     out += match;
   }

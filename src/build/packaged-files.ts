@@ -47,20 +47,21 @@ export async function bootFiles(
   const likely = new Map<string, Buffer>();
   let busybox: Buffer | undefined;
   let time = 0;
-  for await (const { path, mtime, content } of filesIn(packages, signal)) {
-    if (/^boot\/vmlinuz-/.test(path)) kernel = await collect(content);
-    else if (path.endsWith("/modules.builtin")) builtin = (await collect(content)).toString("utf8");
+  for await (const file of filesIn(packages, signal)) {
+    const { path, mtime } = file;
+    if (/^boot\/vmlinuz-/.test(path)) kernel = await collect(file);
+    else if (path.endsWith("/modules.builtin")) builtin = (await collect(file)).toString("utf8");
     else if (/^(usr\/)?bin\/busybox$/.test(path)) {
-      busybox = await collect(content);
+      busybox = await collect(file);
       time = mtime;
     } else {
       const name = moduleName(path);
-      if (name !== null && LIKELY_MODULES.has(name)) likely.set(name, await collect(content));
+      if (name !== null && LIKELY_MODULES.has(name)) likely.set(name, await collect(file));
     }
   }
   const names = packages.map(({ name }) => name).join(", ");
-  if (kernel === undefined) throw new ImageError("IMAGE_BUILD_FAILED", `No kernel is in the packages ${names}.`);
-  if (busybox === undefined) throw new ImageError("IMAGE_BUILD_FAILED", `No BusyBox is in the packages ${names}.`);
+  if (kernel === undefined) throw new ImageError("IMAGE_INVALID", `No kernel is in the packages ${names}.`);
+  if (busybox === undefined) throw new ImageError("IMAGE_INVALID", `No BusyBox is in the packages ${names}.`);
   return { kernel, builtin, likely, busybox, time };
 }
 
@@ -70,15 +71,16 @@ export async function moduleFiles(
   signal: AbortSignal | undefined,
 ): Promise<Map<string, Buffer>> {
   const files = new Map<string, Buffer>();
-  for await (const { path, content } of filesIn(packages, signal)) {
-    const name = moduleName(path);
-    if (name !== null && names.has(name)) files.set(name, await collect(content));
+  for await (const file of filesIn(packages, signal)) {
+    const name = moduleName(file.path);
+    if (name !== null && names.has(name)) files.set(name, await collect(file));
   }
   return files;
 }
 
 interface PackagedFile {
   readonly path: string;
+  readonly size: number;
   readonly mtime: number;
   readonly content: AsyncIterable<Buffer>;
 }
@@ -88,13 +90,18 @@ async function* filesIn(
   signal: AbortSignal | undefined,
 ): AsyncGenerator<PackagedFile> {
   for (const each of packages) {
-    for await (const { type, path, mtime, content } of readDeb(each.path, signal)) {
-      if (type === "file") yield { path: path.toString("utf8").replace(/^\.?\/+/, ""), mtime, content };
+    for await (const { type, path, size, mtime, content } of readDeb(each.path, signal)) {
+      if (type === "file") yield { path: path.toString("utf8").replace(/^\.?\/+/, ""), size, mtime, content };
     }
   }
 }
 
-async function collect(content: AsyncIterable<Buffer>): Promise<Buffer> {
+/** Kernels are some 15 MiB, 50 MiB where they come unpacked. What is collected is kept in memory, so there is a limit. */
+const MAX_FILE = 256 * 1024 * 1024;
+
+async function collect({ path, size, content }: PackagedFile): Promise<Buffer> {
+  if (size > MAX_FILE)
+    throw new ImageError("IMAGE_INVALID", `The packaged file '${path}' has ${size} bytes; the most is ${MAX_FILE}.`);
   const chunks: Buffer[] = [];
   for await (const chunk of content) chunks.push(chunk);
   return Buffer.concat(chunks);
