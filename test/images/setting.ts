@@ -48,6 +48,7 @@ export function flipByte(path: string, position: number, mask = 0xff): void {
 export class Origin {
   readonly files = new Map<string, Buffer>();
   readonly requests: string[] = [];
+  readonly #starts: string[] = [];
   /** Body bytes handed to the network so far. */
   sentBytes = 0;
   /** Time before the answer, and between pieces of 16 KiB. */
@@ -98,6 +99,11 @@ export class Origin {
     return this.requests.filter((requested) => requested === path).length;
   }
 
+  /** How often a file was asked for from its first byte. */
+  fromStart(path: string): number {
+    return this.#starts.filter((requested) => requested === path).length;
+  }
+
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const path = request.url ?? "";
     this.requests.push(path);
@@ -111,6 +117,7 @@ export class Origin {
     const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
     const usable = range !== null && (request.headers["if-range"] ?? etag) === etag;
     const start = usable ? Number(range[1]) : 0;
+    if (start === 0) this.#starts.push(path);
     const end = usable && range[2] !== "" ? Math.min(Number(range[2]) + 1, bytes.length) : bytes.length;
     const headers = { "content-length": end - start, etag, "accept-ranges": "bytes" };
     if (usable) response.writeHead(206, { ...headers, "content-range": `bytes ${start}-${end - 1}/${bytes.length}` });
@@ -122,10 +129,18 @@ export class Origin {
     const piece = this.pieceDelayMs > 0 ? 16 * 1024 : 256 * 1024;
     for (let at = 0; at < body.length && !response.destroyed; at += piece) {
       const part = body.subarray(at, at + piece);
-      if (!response.write(part)) await Promise.race([once(response, "drain"), once(response, "close")]);
+      if (!response.write(part)) await writable(response);
       this.sentBytes += part.length;
       if (this.pieceDelayMs > 0) await new Promise((resolve) => setTimeout(resolve, this.pieceDelayMs));
     }
     response.end();
   }
+}
+
+/** Until the response takes more, or is gone. */
+async function writable(response: ServerResponse): Promise<void> {
+  const done = new AbortController();
+  const { signal } = done;
+  await Promise.race([once(response, "drain", { signal }), once(response, "close", { signal })]).catch(() => undefined);
+  done.abort();
 }
