@@ -32,7 +32,11 @@ export function makeFolder(folder: string): void {
     // Node says so also of a read-only file system. Making the topmost one that is missing tells the true reason.
     let missing = folder;
     while (entryAt(dirname(missing)) === undefined) missing = dirname(missing);
-    mkdirSync(missing);
+    try {
+      mkdirSync(missing);
+    } catch (reason) {
+      if (!isErrno(reason, "EEXIST")) throw reason; // else another process was quicker
+    }
     mkdirSync(folder, { recursive: true });
   }
 }

@@ -31,6 +31,8 @@ const STALE_MS = 30_000;
 const MAX_HEARTBEATS = 1_000;
 const FIRST_POLL_MS = 5;
 const LAST_POLL_MS = 200;
+/** Nobody loses the folder so often in a row to others who leave it: it can't be made. */
+const MAX_TRIES = 1_000;
 /** How often the next in line looks. */
 const NEXT_POLL_MS = 20;
 /** What marks an announcement as that of the holder: a file beside it. Only for the order of those who wait. */
@@ -91,17 +93,17 @@ function announce(folder: string): string {
   const own = unique();
   const identity = JSON.stringify(processIdentity());
   const staged = join(dirname(folder), `${basename(folder)}.${own}.tmp`);
-  for (;;) {
-    makeFolder(folder);
+  for (let tries = 1; ; tries++) {
     try {
+      makeFolder(folder);
       // Written elsewhere and renamed: nobody ever sees an announcement that does not say whose it is.
       writeFileSync(staged, identity, { flag: "wx" });
       renameSync(staged, join(folder, own));
       return own;
     } catch (error) {
       rmSync(staged, { force: true });
-      // The last one to leave removes the folder.
-      if (!isErrno(error, "ENOENT")) throw error;
+      // The last one to leave removes the folder: under the rename, or in the middle of making sure that it is there.
+      if (!isErrno(error, "ENOENT") || tries === MAX_TRIES) throw error;
     }
   }
 }
