@@ -23,6 +23,18 @@ export class Interruption extends Error {
   }
 }
 
+/** `smolvm run … | head -1`: the status is the one that the shell gives for a program that SIGPIPE ended. */
+export class ClosedPipe extends Interruption {
+  constructor() {
+    super("Nobody reads the output.", "CLOSED_PIPE", 141);
+  }
+}
+
+export function isClosedPipe(error: unknown): boolean {
+  const { code, syscall } = error instanceof Error ? (error as NodeJS.ErrnoException) : {};
+  return code === "EPIPE" && syscall === "write";
+}
+
 /** Exit statuses that stand for one thing in every command. */
 export const STATUS = { failed: 1, usage: 2, timedOut: 124, smolvmFailed: 125 } as const;
 
@@ -31,6 +43,7 @@ export function describeFailure(error: unknown, hostFailureStatus: number): Fail
   if (error instanceof Interruption) {
     return { exitCode: error.exitCode, code: error.code, message: error.message, hint: null, details: {} };
   }
+  if (isClosedPipe(error)) return describeFailure(new ClosedPipe(), hostFailureStatus);
   if (error instanceof SmolVMError) {
     return {
       exitCode: statusOf(error, hostFailureStatus),

@@ -1,6 +1,6 @@
 import { constants } from "node:os";
 
-import { describeFailure, Interruption, printFailure, STATUS } from "./failure.js";
+import { ClosedPipe, describeFailure, Interruption, isClosedPipe, printFailure, STATUS } from "./failure.js";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const satisfies readonly NodeJS.Signals[];
 
@@ -24,10 +24,9 @@ export function onInterrupt(): Interrupt {
     end(new Interruption(`Interrupted by ${name}.`, "INTERRUPTED", 128 + constants.signals[name]));
   };
   const onError = (error: NodeJS.ErrnoException): void => {
-    if (error.code === "EPIPE") {
-      // `smolvm run … | head -1`: the status is the one that the shell gives for a program that SIGPIPE ended. The signal
-      // that says so may come again with everything that is still written.
-      if (!controller.signal.aborted) end(new Interruption("Nobody reads the output.", "CLOSED_PIPE", 141));
+    if (isClosedPipe(error)) {
+      // It comes again with everything that is still written: only the first tells something.
+      if (!controller.signal.aborted) end(new ClosedPipe());
       return;
     }
     const failure = describeFailure(error, STATUS.smolvmFailed);

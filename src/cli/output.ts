@@ -1,12 +1,31 @@
+import { writeSync } from "node:fs";
+
+/** What a pipe takes at once on Linux, whoever reads it. */
+const PIPE_SIZE = 64 * 1024;
+
 /** Writes to stdout and waits until it is out: the program may end right after. */
 export async function writeOut(text: string | Uint8Array): Promise<void> {
-  if (text.length === 0) return;
+  let rest = typeof text === "string" ? Buffer.from(text) : text;
+  // Making `process.stdout` takes longer than most commands that only look something up: short answers go without it.
+  if (rest.length <= PIPE_SIZE) rest = rest.subarray(writeAtOnce(rest));
+  if (rest.length === 0) return;
   await new Promise<void>((resolve, reject) => {
-    process.stdout.write(text, (error) => {
+    process.stdout.write(rest, (error) => {
       if (error) reject(error);
       else resolve();
     });
   });
+}
+
+/** How much of it could be written without waiting. */
+function writeAtOnce(bytes: Uint8Array): number {
+  let written = 0;
+  try {
+    while (written < bytes.length) written += writeSync(1, bytes, written);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
+  }
+  return written;
 }
 
 /** Columns as wide as their widest cell; the last one is not padded. */

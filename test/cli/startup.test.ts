@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
+import { execFile, spawnSync } from "node:child_process";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
@@ -28,5 +29,29 @@ test("commands that only look something up load nothing heavy", async (context) 
       [],
       args.join(" "),
     );
+  }
+});
+
+test("the bundled program, which the package installs, answers as the modules do", async (context) => {
+  const { bin } = JSON.parse(await readFile(join(packageRoot(), "package.json"), "utf8")) as {
+    bin: { smolvm: string };
+  };
+  const env = environment({ SMOLVM_HOME: await temporaryFolder(context) });
+  const lookups = [
+    ["--version"],
+    ["--help"],
+    ["image", "ls"],
+    ["image", "--help"],
+    ["run", "--help"],
+    ["__complete", "image", "p"],
+  ];
+  const others = [["nonsense"], ["image", "pull", "nothing-of-that-name"], ["run"], ["image", "ls", "--nope"]];
+  for (const args of [...lookups, ...others]) {
+    const answers = [join(packageRoot(), bin.smolvm), BIN].map((program) => {
+      const { status, stdout, stderr } = spawnSync(process.execPath, [program, ...args], { env, encoding: "utf8" });
+      return { status, stdout, stderr };
+    });
+    assert.deepEqual(answers[0], answers[1], args.join(" "));
+    assert.equal(answers[0]?.status === 0, lookups.includes(args), args.join(" "));
   }
 });
