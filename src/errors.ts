@@ -57,6 +57,8 @@ export type ImageErrorCode =
 /** An image could not be found, fetched, verified, built or stored. */
 export class ImageError extends SmolVMError {
   declare readonly code: ImageErrorCode;
+  // Not useless: it narrows the codes that may be given.
+  // eslint-disable-next-line @typescript-eslint/no-useless-constructor
   constructor(code: ImageErrorCode, message: string, options?: ErrorOptions) {
     super(code, message, options);
   }
@@ -78,6 +80,7 @@ export type HostErrorCode =
 /** The host lacks something: QEMU, a tool, a permission, working virtualization. `hint` is the command that mends it. */
 export class HostError extends SmolVMError {
   declare readonly code: HostErrorCode;
+  // eslint-disable-next-line @typescript-eslint/no-useless-constructor -- as above
   constructor(code: HostErrorCode, message: string, options?: ErrorOptions) {
     super(code, message, options);
   }
