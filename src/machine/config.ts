@@ -116,7 +116,7 @@ export class VMConfig {
     this.diskMode = oneOf("diskMode", fields.diskMode ?? "isolated", ["isolated", "shared"]);
     this.diskSizeMib = given(fields.diskSizeMib) ? integer("diskSizeMib", fields.diskSizeMib, 1, MAX_DISK_MIB) : null;
     if (this.diskSizeMib !== null && this.diskMode === "shared") {
-      throw invalid("diskSizeMib", this.diskSizeMib, 'allowed only with diskMode "isolated"');
+      throw invalid("diskSizeMib", this.diskSizeMib, 'nothing with diskMode "shared", which takes the file as it is');
     }
     this.extraDrives = extraDrives(fields.extraDrives ?? []);
     this.envVars = Object.freeze({ ...assertEnvVars("envVars", fields.envVars ?? {}) });

@@ -64,7 +64,12 @@ export async function rotateConsole(path: string): Promise<void> {
 
 /** The console from its beginning and on as it grows, until `ended` says that no more will come, or the signal. */
 export function followConsole(path: string, ended: () => boolean, signal?: AbortSignal): Readable {
-  const stream = Readable.from(follow(path, ended), { objectMode: false });
+  let left = false;
+  const stream = Readable.from(
+    follow(path, () => left || ended()),
+    { objectMode: false },
+  );
+  stream.once("close", () => (left = true)); // nobody reads any more
   return signal === undefined ? stream : addAbortSignal(signal, stream);
 }
 

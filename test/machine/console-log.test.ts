@@ -1,0 +1,86 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { appendFile, mkdtemp, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+
+import { consoleTail, followConsole, printable, readConsole, rotateConsole } from "../../src/machine/console-log.js";
+import { explainDeath } from "../../src/machine/death.js";
+import { machineFiles } from "../../src/machine/state.js";
+import { eventually } from "./setting.js";
+
+let folder: string;
+let path: string;
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), "smolvm-console-"));
+  path = machineFiles(folder).console;
+});
+after(() => rm(folder, { recursive: true, force: true }));
+
+test("a console that is not there is empty", () => {
+  assert.equal(readConsole(join(folder, "none")), "");
+  assert.deepEqual(consoleTail(join(folder, "none"), 5), []);
+});
+
+test("the tail is the last lines that say something, without what a terminal would act on", async () => {
+  await writeFile(path, "one\r\n\n\x1b[31mtwo\x1b[0m\x07\r\n   \nthree \x1b]0;title\x07\n");
+  assert.deepEqual(consoleTail(path, 2), ["two", "three ]0;title"]);
+  assert.equal(printable("a\x1b[2J\x1b[1;1Hb\x9bc\tx"), "abc\tx");
+});
+
+test("it is cut when it grows, keeps its last megabyte, and who follows it misses nothing but the cut", async () => {
+  await writeFile(path, "begin\n");
+  let ended = false;
+  const stream = followConsole(path, () => ended);
+  let seen = "";
+  stream.on("data", (chunk: Buffer) => (seen += chunk.toString()));
+  await eventually("the beginning", () => seen === "begin\n");
+  const line = `${"x".repeat(99)}\n`;
+  await appendFile(path, line.repeat(11_000));
+  await eventually("all of it", () => seen.length === 6 + 1_100_000);
+  await rotateConsole(path);
+  assert.equal((await stat(path)).size, 0);
+  await appendFile(path, "after\n");
+  await eventually("what came after", () => seen.endsWith("after\n"));
+  assert.equal(readConsole(path).length, 1024 * 1024);
+  assert.ok(readConsole(path).endsWith("x\nafter\n"));
+  await rotateConsole(path);
+  assert.equal((await stat(path)).size, 6, "short enough");
+  const done = new Promise((resolve) => stream.once("end", resolve));
+  ended = true;
+  await done;
+  await rotateConsole(join(folder, "deleted"));
+});
+
+test("a signal ends following", async () => {
+  const controller = new AbortController();
+  const stream = followConsole(path, () => false, controller.signal);
+  setTimeout(() => controller.abort(), 20);
+  stream.resume();
+  await assert.rejects(once(stream, "end"), /abort/i);
+});
+
+test("what ended a machine is told from what it left", async () => {
+  const files = machineFiles(folder);
+  await writeFile(
+    files.console,
+    "[ 1.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0\n[ 1.1] CPU: 0\n",
+  );
+  assert.deepEqual(explainDeath(files, { status: 0, signal: null }), {
+    status: "error",
+    reason: "the guest's kernel panicked: Attempted to kill init! exitcode=0x0",
+  });
+  await writeFile(files.console, "bye\n");
+  assert.deepEqual(explainDeath(files, { status: 0, signal: null }), {
+    status: "stopped",
+    reason: "the guest powered off",
+  });
+  assert.equal(explainDeath(files, null).status, "stopped");
+  assert.equal(explainDeath(files, { status: null, signal: "SIGKILL" }).reason, "QEMU ended with SIGKILL");
+  await writeFile(files.log, "qemu: first\nqemu: out of file descriptors\n");
+  assert.equal(
+    explainDeath(files, { status: 1, signal: null }).reason,
+    "QEMU ended with exit status 1: qemu: out of file descriptors",
+  );
+});
