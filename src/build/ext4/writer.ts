@@ -40,6 +40,8 @@ export class Ext4Writer {
   readonly #tree = new Tree();
   readonly #blocks = new Blocks();
   readonly #options: Required<Ext4Options>;
+  /** Room for the bytes of the current file that don't fill a block yet: one for all files, as there are many small ones. */
+  readonly #rest = Buffer.alloc(BLOCK);
 
   constructor(sink: Ext4Sink, options: Ext4Options = {}) {
     const freeBytes = options.freeBytes ?? 256 * 1024 * 1024;
@@ -73,7 +75,7 @@ export class Ext4Writer {
     content: Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
   ): Promise<void> {
     const inode = this.#tree.add(path, "file", attributes);
-    const file = new FileContent(this.#sink, this.#blocks);
+    const file = new FileContent(this.#sink, this.#blocks, this.#rest);
     if (content instanceof Uint8Array) await file.append(content);
     else for await (const chunk of content) await file.append(chunk);
     await file.end();
@@ -85,7 +87,7 @@ export class Ext4Writer {
   async symlink(path: Name, target: Name, attributes: Attributes): Promise<void> {
     const inode = this.#tree.add(path, "symlink", attributes, { target });
     if (inode.target.length < FAST_TARGET) return;
-    const file = new FileContent(this.#sink, this.#blocks);
+    const file = new FileContent(this.#sink, this.#blocks, this.#rest);
     await file.append(inode.target);
     await file.end();
     inode.extents = file.extents;
@@ -128,13 +130,13 @@ class FileContent {
   crc = 0;
   readonly #sink: Ext4Sink;
   readonly #blocks: Blocks;
-  /** Bytes that don't fill a block yet. */
-  readonly #rest = Buffer.alloc(BLOCK);
+  readonly #rest: Buffer;
   #restLength = 0;
 
-  constructor(sink: Ext4Sink, blocks: Blocks) {
+  constructor(sink: Ext4Sink, blocks: Blocks, rest: Buffer) {
     this.#sink = sink;
     this.#blocks = blocks;
+    this.#rest = rest;
   }
 
   async append(chunk: Uint8Array): Promise<void> {
