@@ -64,12 +64,11 @@ export async function rotateConsole(path: string): Promise<void> {
 
 /** The console from its beginning and on as it grows, until `ended` says that no more will come, or the signal. */
 export function followConsole(path: string, ended: () => boolean, signal?: AbortSignal): Readable {
-  let left = false;
-  const stream = Readable.from(
-    follow(path, () => left || ended()),
+  // A stream waits for its source before it closes, so the source has to look whether anybody still reads.
+  const stream: Readable = Readable.from(
+    follow(path, () => stream.destroyed || ended()),
     { objectMode: false },
   );
-  stream.once("close", () => (left = true)); // nobody reads any more
   return signal === undefined ? stream : addAbortSignal(signal, stream);
 }
 
