@@ -157,15 +157,15 @@ export async function verify(
   return { name, ok: assets.every(({ ok }) => ok), assets };
 }
 
-export function companionsOf(
+export async function companionsOf(
   store: ImageStore,
   kernelPath: string,
 ): Promise<{ readonly initrdPath?: string; readonly bootArgs?: string } | null> {
-  const found = store.imageAt(kernelPath);
-  if (found?.kind !== "kernel") return Promise.resolve(null);
+  const found = await store.imageAt(kernelPath);
+  if (found?.kind !== "kernel") return null;
   const { name, assets, bootArgs } = found.record;
-  return Promise.resolve({
+  return {
     ...(assets.initrd && { initrdPath: store.layout.asset(name, "initrd") }),
     ...(bootArgs !== null && { bootArgs }),
-  });
+  };
 }

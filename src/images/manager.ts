@@ -3,9 +3,9 @@ import { ImageError, ValidationError } from "../errors.js";
 import { BUILTIN_IMAGES } from "./builtin.js";
 import * as inventory from "./inventory.js";
 import { assertImageName } from "./name.js";
-import { progressTo, type ProgressCallback } from "./progress.js";
+import { type ProgressCallback, type ProgressReport, progressTo } from "./progress.js";
 import { ImageSource, LocalImage, type ImageSourceFields } from "./source.js";
-import { exportImage, ImageStore, importImage, type PruneReport } from "./store/index.js";
+import { type AssetKind, exportImage, ImageStore, importImage, type PruneReport } from "./store/index.js";
 import { fits, wantedAgain, wantedFrom, type WantedImage } from "./wanted.js";
 
 export interface ImageManagerOptions {
@@ -68,7 +68,7 @@ export class ImageManager {
     if (cached !== null) return cached;
     // Loaded here: whoever only lists the images must not wait for it.
     const { bringImage } = await import("./ensure.js");
-    return bringImage(this.#store, wanted, { offline, acceptNew, trustStamps: true, signal, report });
+    return bringImage(this.#store, wanted, { offline, acceptNew, trustStamps: verify === "auto", signal, report });
   }
 
   /** Every image of the registry and of the cache, by name. */
@@ -133,21 +133,30 @@ export class ImageManager {
     wanted: WantedImage,
     verify: "auto" | "full",
     signal: AbortSignal | undefined,
-    report: ReturnType<typeof progressTo>,
+    report: ProgressReport,
   ): Promise<LocalImage | null> {
-    const record = await this.#store.read(wanted.name);
+    const stamped = verify === "auto" ? this.#store.openStamped(wanted.name) : null;
+    const record = stamped?.record ?? (await this.#store.read(wanted.name));
     if (record === null || !fits(record, wanted)) return null;
-    const image =
-      (verify === "auto" ? this.#store.openStamped(wanted.name) : null) ??
-      (await this.#store.open(wanted.name, {
-        verify,
-        signal,
-        onBytes: (asset, bytes, total) => report({ asset, phase: "verify", bytes, total }),
-      }));
-    if (!(image instanceof LocalImage)) return null;
-    for (const [asset, { size }] of inventory.assetsOf(record))
+    const image = stamped?.image ?? (await this.#opened(wanted.name, verify, signal, report));
+    if (image === null) return null;
+    for (const [asset, { size }] of inventory.assetsOf(record)) {
       report({ asset, phase: "done", bytes: size, total: size });
+    }
     return image;
+  }
+
+  async #opened(
+    name: string,
+    verify: "auto" | "full",
+    signal: AbortSignal | undefined,
+    report: ProgressReport,
+  ): Promise<LocalImage | null> {
+    const onBytes = (asset: AssetKind, bytes: number, total: number): void => {
+      report({ asset, phase: "verify", bytes, total });
+    };
+    const opened = await this.#store.open(name, { verify, signal, onBytes });
+    return opened instanceof LocalImage ? opened : null;
   }
 
   /** What an image of that name has to be: the registry's word goes first. Null if nobody knows the name. */

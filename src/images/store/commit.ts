@@ -5,6 +5,7 @@ import { isErrno } from "../storage-failure.js";
 import type { Blobs } from "./blobs.js";
 import { entryAt, makeFolder, replaceFile, syncFolder, unique } from "./durable.js";
 import { ASSET_FILES, RECORD_FILE, type Layout } from "./layout.js";
+import { acquireLock } from "./locks.js";
 import { assetsOf, formatRecord, readRecord, type ImageRecord } from "./record.js";
 import { moveFile } from "./sparse.js";
 import type { Stamps } from "./stamps.js";
@@ -14,6 +15,20 @@ export interface Rooms {
   readonly layout: Layout;
   readonly stamps: Stamps;
   readonly blobs: Blobs;
+}
+
+/** Runs a short change of names alone in this cache. The signal ends the wait for it; the change itself takes milliseconds. */
+export async function underCommitLock<T>(
+  { layout }: Rooms,
+  work: () => T | Promise<T>,
+  signal?: AbortSignal,
+): Promise<T> {
+  const lock = await acquireLock(join(layout.locks, "commit"), signal);
+  try {
+    return await work();
+  } finally {
+    lock.release();
+  }
 }
 
 /**

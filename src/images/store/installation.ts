@@ -1,10 +1,8 @@
 import { type BigIntStats, rmSync } from "node:fs";
-import { join } from "node:path";
 
 import type { AssetKind, AssetRecord, Extents, ImageOrigin, ImageRecord } from "./record.js";
-import { commitImage, type Rooms } from "./commit.js";
+import { commitImage, type Rooms, underCommitLock } from "./commit.js";
 import type { Leases } from "./leases.js";
-import { acquireLock } from "./locks.js";
 import { sameBytes, statOrNull } from "./stamps.js";
 
 /** The assets of an image, by kind. */
@@ -105,15 +103,5 @@ export class Installation {
 
   #locked<T>(work: () => Promise<T>): Promise<T> {
     return underCommitLock(this.#rooms, work, this.#signal);
-  }
-}
-
-/** Runs a short change of names alone in this cache. The signal ends the wait for it; the change itself takes milliseconds. */
-export async function underCommitLock<T>({ layout }: Rooms, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-  const lock = await acquireLock(join(layout.locks, "commit"), signal);
-  try {
-    return await work();
-  } finally {
-    lock.release();
   }
 }

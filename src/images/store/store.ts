@@ -1,30 +1,31 @@
-import { lstatSync, realpathSync, renameSync, rmSync, type BigIntStats } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { lstatSync, rmSync } from "node:fs";
 
 import { ImageError } from "../../errors.js";
-import { machinesDir } from "../../host/home.js";
-import { LocalImage } from "../source.js";
-import { isErrno, NOT_WRITABLE, storageFailure } from "../storage-failure.js";
-import { Blobs, type Finding } from "./blobs.js";
-import type { Rooms } from "./commit.js";
+import type { LocalImage } from "../source.js";
+import { storageFailure } from "../storage-failure.js";
+import { Blobs } from "./blobs.js";
+import { Catalog, type CatalogEntry } from "./catalog.js";
+import { type Rooms, underCommitLock } from "./commit.js";
+import { makeFolder } from "./durable.js";
 import { hashFile, type HashOptions } from "./hash.js";
-import { entryAt, makeFolder, unique } from "./durable.js";
-import { Installation, underCommitLock } from "./installation.js";
-import { ASSET_FILES, Layout } from "./layout.js";
-import { Leases, type LeaseRecord } from "./leases.js";
-import { imageNames, prune, unusedBlobs, weigh, type PruneReport } from "./prune.js";
+import { Installation } from "./installation.js";
+import { Layout } from "./layout.js";
+import { type Lease, leaseToMachine } from "./lease.js";
+import { Leases } from "./leases.js";
+import { prune, type PruneReport } from "./prune.js";
 import {
   ASSET_KINDS,
-  assetsOf,
-  readRecord,
   type AssetKind,
+  type AssetRecord,
+  assetsOf,
   type Extents,
   type ImageOrigin,
   type ImageRecord,
 } from "./record.js";
+import { machinesUsing, removeImage } from "./remove.js";
 import { SeenSources } from "./sources.js";
 import { copySparse } from "./sparse.js";
-import { matchesStat, Stamps, statOrNull } from "./stamps.js";
+import { Stamps, statOrNull } from "./stamps.js";
 import { TemporaryFiles } from "./temporary.js";
 
 /** A finished file that becomes part of an image. */
@@ -53,12 +54,6 @@ export interface OpenOptions {
   readonly onBytes?: ((kind: AssetKind, bytes: number, total: number) => void) | undefined;
 }
 
-export interface Lease {
-  /** The leased paths in the order given: the immutable blob of a cached image's file, any other path unchanged. */
-  readonly paths: readonly string[];
-  release(): Promise<void>;
-}
-
 /** One cache folder: immutable content named by its digest, and images that are names for it. */
 export class ImageStore {
   readonly cacheDir: string;
@@ -69,10 +64,7 @@ export class ImageStore {
   readonly #rooms: Rooms;
   readonly #leases: Leases;
   readonly #temporary: TemporaryFiles;
-  readonly #records = new Map<
-    string,
-    { readonly stat: BigIntStats; readonly record: ImageRecord; readonly image: LocalImage }
-  >();
+  readonly #catalog: Catalog;
 
   constructor(cacheDir: string) {
     this.layout = new Layout(cacheDir);
@@ -81,29 +73,34 @@ export class ImageStore {
     this.#stamps = new Stamps(this.layout);
     this.blobs = new Blobs(this.layout, this.#stamps);
     this.#rooms = { layout: this.layout, stamps: this.#stamps, blobs: this.blobs };
+    this.#catalog = new Catalog(this.layout);
     this.#leases = new Leases(this.layout);
     this.#temporary = new TemporaryFiles(this.layout);
   }
 
   /** A path on the cache's own file system where nothing is yet. Prune leaves it alone for as long as this process lives. */
   temporaryFile(hint: string): Promise<string> {
-    return this.#guarded(() => Promise.resolve(this.#temporary.path(hint)));
+    return this.#guarded(() => this.#temporary.path(hint));
   }
 
   /** What image.json says, or null if there is no image of that name that can be relied on. */
   read(name: string): Promise<ImageRecord | null> {
-    return this.#guarded(() => Promise.resolve(this.#known(name)?.record ?? null));
+    return this.#guarded(() => this.#catalog.find(name)?.record ?? null);
   }
 
-  /** The image if every file has a valid stamp: a few stats, no byte read. Null says nothing: ask `open`. */
-  openStamped(name: string): LocalImage | null {
-    const known = this.#known(name);
-    if (known === null) return null;
-    for (const [kind, { contentDigest }] of assetsOf(known.record)) {
-      const stat = statOrNull(this.layout.asset(name, kind));
-      if (stat === null || this.#stamps.trusted(contentDigest, stat) === null) return null;
+  /** The image and its record if every file has a valid stamp: a few stats, no byte read. Null says nothing: ask `open`. */
+  openStamped(name: string): CatalogEntry | null {
+    try {
+      const entry = this.#catalog.find(name);
+      if (entry === null) return null;
+      const stamped = assetsOf(entry.record).every(([kind, { contentDigest }]) => {
+        const stat = statOrNull(this.layout.asset(name, kind));
+        return stat !== null && this.#stamps.trusted(contentDigest, stat) !== null;
+      });
+      return stamped ? entry : null;
+    } catch (error) {
+      throw storageFailure(error, this.cacheDir);
     }
-    return known.image;
   }
 
   /** The verified image; or which of its files are missing or wrong; or null if there is no image of that name. */
@@ -112,31 +109,28 @@ export class ImageStore {
     options: OpenOptions = {},
   ): Promise<LocalImage | { readonly damaged: readonly AssetKind[] } | null> {
     return this.#guarded(async () => {
-      options.signal?.throwIfAborted();
-      const known = this.#known(name);
-      if (known === null) return null;
-      const findings = await this.#examine(known.record, options);
-      const damaged = findings.filter(({ finding, expected }) => finding.actual !== expected).map(({ kind }) => kind);
-      return damaged.length === 0 ? known.image : { damaged };
+      const { verify = "auto", signal, onBytes } = options;
+      signal?.throwIfAborted();
+      const entry = this.#catalog.find(name);
+      if (entry === null) return null;
+      const findings = await Promise.all(
+        assetsOf(entry.record).map(async ([kind, { contentDigest }]) => {
+          const { actual } = await this.blobs.examine(this.layout.asset(name, kind), contentDigest, {
+            trustStamps: verify === "auto",
+            signal,
+            onBytes: onBytes && ((bytes, total) => onBytes(kind, bytes, total)),
+          });
+          return actual === contentDigest ? [] : [kind];
+        }),
+      );
+      const damaged = findings.flat();
+      return damaged.length === 0 ? entry.image : { damaged };
     });
   }
 
   /** Reads a file, stamps it with what was found, and gives its SHA-256: null if there is no regular file. */
   digestOf(path: string, options: HashOptions = {}): Promise<string | null> {
     return this.#guarded(async () => (await this.blobs.read(path, options)).actual);
-  }
-
-  async #examine(record: ImageRecord, { verify = "auto", signal, onBytes }: OpenOptions): Promise<AssetFinding[]> {
-    return Promise.all(
-      assetsOf(record).map(async ([kind, { contentDigest }]) => {
-        const finding = await this.blobs.examine(this.layout.asset(record.name, kind), contentDigest, {
-          trustStamps: verify === "auto",
-          signal,
-          onBytes: onBytes && ((bytes, total) => onBytes(kind, bytes, total)),
-        });
-        return { kind, expected: contentDigest, finding };
-      }),
-    );
   }
 
   /** Puts finished files into the cache as an image, in place of one of that name. */
@@ -146,27 +140,17 @@ export class ImageStore {
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): Promise<LocalImage> {
     return this.installing(name, options.signal, async (installation) => {
-      const assets = await Promise.all(
-        ASSET_KINDS.map(async (kind) => {
-          const source = request.assets[kind];
-          if (source === undefined) return [kind, undefined] as const;
-          const { size } = lstatSync(source.path);
-          const contentDigest = source.contentDigest ?? (await hashFile(source.path, options))?.digest;
-          if (contentDigest === undefined) {
-            throw new ImageError(
-              "IMAGE_INVALID",
-              `The ${kind} '${source.path}' is not a regular file that keeps still.`,
-              {
-                details: { path: source.path },
-              },
-            );
-          }
-          await installation.publish(source.path, contentDigest, source.extents);
-          return [kind, { contentDigest, size, url: null, digest: null }] as const;
-        }),
-      );
-      const { origin, bootArgs = null } = request;
-      await installation.commit(name, { assets: Object.fromEntries(assets), bootArgs, origin });
+      const assets: Partial<Record<AssetKind, AssetRecord>> = {};
+      for (const kind of ASSET_KINDS) {
+        const source = request.assets[kind];
+        if (source === undefined) continue;
+        const { size } = lstatSync(source.path);
+        const contentDigest = source.contentDigest ?? (await hashFile(source.path, options))?.digest;
+        if (contentDigest === undefined) throw notAFile(kind, source.path);
+        await installation.publish(source.path, contentDigest, source.extents);
+        assets[kind] = { contentDigest, size, url: null, digest: null };
+      }
+      await installation.commit(name, { assets, bootArgs: request.bootArgs ?? null, origin: request.origin });
     });
   }
 
@@ -185,15 +169,20 @@ export class ImageStore {
       } finally {
         installation.end();
       }
-      const known = this.#known(name);
-      if (known === null) throw new ImageError("IMAGE_INVALID", `Image '${name}' was removed while it was installed.`);
-      return known.image;
+      const entry = this.#catalog.find(name);
+      if (entry === null) throw new ImageError("IMAGE_INVALID", `Image '${name}' was removed while it was installed.`);
+      return entry.image;
     });
   }
 
   /** The names of the images that have a record here, sorted. */
   names(): Promise<string[]> {
-    return this.#guarded(() => Promise.resolve(imageNames(this.cacheDir).filter((name) => this.#known(name) !== null)));
+    return this.#guarded(() => this.#catalog.names());
+  }
+
+  /** The image that a path names a file of, and which one; null for any other path. */
+  imageAt(path: string): Promise<{ readonly record: ImageRecord; readonly kind: AssetKind } | null> {
+    return this.#guarded(() => this.#catalog.at(path));
   }
 
   /** When a file of an image was last verified, if it has not changed since: ISO 8601. */
@@ -202,159 +191,45 @@ export class ImageStore {
     return stat && (this.#stamps.trusted(digest, stat)?.verifiedAt ?? null);
   }
 
-  /** The machines that use an image. */
+  /** The ids of the machines that use an image. */
   machinesUsing(name: string): Promise<string[]> {
-    return this.#guarded(() => Promise.resolve(machinesOf(this.#leases.survey().live, name)));
+    return this.#guarded(() => machinesUsing(this.#leases.survey().live, name));
   }
 
-  /**
-   * Keeps what the paths name from being removed until it is released, or until both this process and the machine's folder are gone.
-   * In a cache that can't be written nothing can be removed either, and nothing is recorded.
-   */
+  /** Keeps what the paths name from being removed, for a machine. */
   lease(paths: readonly string[], holder: { readonly vmId: string }): Promise<Lease> {
-    return this.#guarded(async () => {
-      const content = paths.map((path) => this.#contentOf(path));
-      const digests = content.flatMap((found) => (found === null ? [] : [found.digest]));
-      if (digests.length === 0) return { paths: [...paths], release: () => Promise.resolve() };
-      const images = [...new Set(content.flatMap((found) => found?.image ?? []))];
-      const folder = join(machinesDir(), holder.vmId);
-      let release: () => void = () => undefined;
-      try {
-        await underCommitLock(this.#rooms, async () => {
-          release = this.#leases.take(digests, { vmId: holder.vmId, folder, images });
-          for (const [index, path] of paths.entries()) {
-            const digest = content[index]?.digest;
-            if (digest !== undefined && statOrNull(this.layout.blob(digest)) === null)
-              await this.blobs.publishLink(path, digest);
-          }
-        });
-      } catch (error) {
-        release();
-        if (!isErrno(error, ...NOT_WRITABLE)) throw error;
-      }
-      return {
-        paths: paths.map((path, index) => this.#blobBehind(path, content[index]?.digest)),
-        release: () =>
-          this.#guarded(() => {
-            release();
-            return Promise.resolve();
-          }),
-      };
-    });
+    return this.#guarded(() => leaseToMachine(this.#rooms, this.#catalog, this.#leases, paths, holder.vmId));
   }
 
   /** Removes the files of leases that have ended with their machine or their process. */
   dropEndedLeases(): Promise<void> {
     return this.#guarded(() => {
       for (const path of this.#leases.survey().stale) rmSync(path, { force: true });
-      return Promise.resolve();
     });
   }
 
   /** Copies a cached file, or any other, with its holes kept. `to` must not exist. */
   copy(from: string, to: string, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<void> {
-    const digest = this.#contentOf(from)?.digest;
-    return copySparse(from, to, {
-      ...options,
-      extents: digest === undefined ? undefined : this.blobs.extentsOf(digest),
-    });
+    const content = this.#catalog.contentAt(from);
+    return copySparse(from, to, { ...options, extents: content ? this.blobs.extentsOf(content.digest) : undefined });
   }
 
   /** Removes an image, and what of its content nothing else uses. IMAGE_IN_USE while a machine holds it. */
   remove(name: string): Promise<{ readonly freedBytes: number }> {
-    return this.#guarded(() =>
-      underCommitLock(this.#rooms, () => {
-        const { live } = this.#leases.survey();
-        const users = machinesOf(live, name);
-        if (users.length > 0) {
-          throw new ImageError(
-            "IMAGE_IN_USE",
-            `Image '${name}' is in use by ${users.map((id) => `'${id}'`).join(", ")}.`,
-            {
-              hint: `Delete the machine first: smolvm rm ${users[0] ?? ""}`,
-              details: { name, machines: users },
-            },
-          );
-        }
-        const record = this.#known(name)?.record;
-        const digests = record === undefined ? [] : assetsOf(record).map(([, asset]) => asset.contentDigest);
-        const folder = this.layout.image(name);
-        if (entryAt(folder) === undefined) {
-          throw new ImageError("IMAGE_NOT_CACHED", `Image '${name}' is not in the cache.`, {
-            details: { name, cacheDir: this.cacheDir },
-          });
-        }
-        const staged = join(this.layout.staging, unique());
-        makeFolder(this.layout.staging);
-        // One rename takes the whole image away, so that no half of it is ever seen.
-        renameSync(folder, staged);
-        rmSync(staged, { recursive: true, force: true });
-        const unused = weigh(unusedBlobs(this.#rooms, new Set(live.flatMap((lease) => lease.digests)), digests));
-        for (const { path } of unused) rmSync(path, { force: true });
-        return Promise.resolve({ freedBytes: unused.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0) });
-      }),
-    );
+    return this.#changed(() => removeImage(this.#rooms, this.#leases, name));
   }
 
   /** Removes what no image, machine or running work uses; with `dryRun` only says what that would be. */
   prune(options: { readonly dryRun: boolean }): Promise<PruneReport> {
-    return this.#guarded(() =>
-      underCommitLock(this.#rooms, () => Promise.resolve(prune(this.#rooms, this.#leases, options.dryRun))),
-    );
+    return this.#changed(() => prune(this.#rooms, this.#leases, options.dryRun));
   }
 
-  /** The record of an image, read again only if image.json has changed. */
-  #known(
-    name: string,
-  ): { readonly stat: BigIntStats; readonly record: ImageRecord; readonly image: LocalImage } | null {
-    const path = this.layout.record(name);
-    const stat = statOrNull(path);
-    const known = this.#records.get(name);
-    if (stat !== null && known !== undefined && matchesStat(known.stat, stat)) return known;
-    this.#records.delete(name);
-    const record = stat && readRecord(path, name);
-    if (!stat || !record) return null;
-    const fresh = { stat, record, image: this.#localImage(record) };
-    this.#records.set(name, fresh);
-    return fresh;
+  #changed<T>(change: () => T): Promise<T> {
+    return this.#guarded(() => underCommitLock(this.#rooms, change));
   }
 
-  #localImage({ name, assets, bootArgs }: ImageRecord): LocalImage {
-    return new LocalImage({
-      name,
-      kernelPath: this.layout.asset(name, "kernel"),
-      rootfsPath: this.layout.asset(name, "rootfs"),
-      initrdPath: assets.initrd && this.layout.asset(name, "initrd"),
-      bootArgs,
-    });
-  }
-
-  /** The image whose file a path names, by its record. */
-  imageAt(path: string): { readonly record: ImageRecord; readonly kind: AssetKind } | null {
-    const kind = ASSET_KINDS.find((candidate) => ASSET_FILES[candidate] === basename(path));
-    const name = basename(dirname(path));
-    if (kind === undefined || name.startsWith(".") || !isSameFolder(dirname(dirname(path)), this.cacheDir)) return null;
-    const record = this.#known(name)?.record;
-    return record === undefined ? null : { record, kind };
-  }
-
-  #contentOf(path: string): { readonly digest: string; readonly image: string | undefined } | null {
-    const digest = basename(path);
-    if (/^[0-9a-f]{64}$/.test(digest) && isSameFolder(dirname(path), this.layout.blobs))
-      return { digest, image: undefined };
-    const found = this.imageAt(path);
-    const asset = found?.record.assets[found.kind];
-    return asset === undefined ? null : { digest: asset.contentDigest, image: found?.record.name };
-  }
-
-  /** A verified file's blob, if that is the same file and not a copy that was never read. */
-  #blobBehind(path: string, digest: string | undefined): string {
-    if (digest === undefined) return path;
-    const blob = this.layout.blob(digest);
-    return statOrNull(blob)?.ino === statOrNull(path)?.ino ? blob : path;
-  }
-
-  async #guarded<T>(work: () => Promise<T>): Promise<T> {
+  /** What the operating system refuses becomes an error of the library that names the cache. */
+  async #guarded<T>(work: () => T | Promise<T>): Promise<T> {
     try {
       return await work();
     } catch (error) {
@@ -363,21 +238,8 @@ export class ImageStore {
   }
 }
 
-interface AssetFinding {
-  readonly kind: AssetKind;
-  readonly expected: string;
-  readonly finding: Finding;
-}
-
-function machinesOf(leases: readonly LeaseRecord[], image: string): string[] {
-  return leases.filter(({ images }) => images.includes(image)).flatMap(({ vmId }) => vmId ?? []);
-}
-
-function isSameFolder(a: string, b: string): boolean {
-  if (a === b) return true;
-  try {
-    return realpathSync(a) === realpathSync(b);
-  } catch {
-    return false; // one of them is not there
-  }
+function notAFile(kind: AssetKind, path: string): ImageError {
+  return new ImageError("IMAGE_INVALID", `The ${kind} '${path}' is not a regular file, or is being written to.`, {
+    details: { path },
+  });
 }

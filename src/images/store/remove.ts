@@ -1,0 +1,45 @@
+import { renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+
+import { ImageError } from "../../errors.js";
+import type { Rooms } from "./commit.js";
+import { entryAt, makeFolder, unique } from "./durable.js";
+import type { LeaseRecord, Leases } from "./leases.js";
+import { unusedBlobs, weigh } from "./prune.js";
+import { assetsOf, readRecord } from "./record.js";
+
+/** Removes an image, and what of its content nothing else uses. The caller holds the commit lock. */
+export function removeImage(rooms: Rooms, leases: Leases, name: string): { readonly freedBytes: number } {
+  const { layout } = rooms;
+  const { live } = leases.survey();
+  const machines = machinesUsing(live, name);
+  if (machines.length > 0) throw inUse(name, machines);
+  const folder = layout.image(name);
+  if (entryAt(folder) === undefined) {
+    throw new ImageError("IMAGE_NOT_CACHED", `Image '${name}' is not in the cache.`, {
+      details: { name, cacheDir: layout.root },
+    });
+  }
+  const record = readRecord(layout.record(name), name);
+  // One rename takes the whole image away, so that no half of it is ever seen.
+  const staged = join(layout.staging, unique());
+  makeFolder(layout.staging);
+  renameSync(folder, staged);
+  rmSync(staged, { recursive: true, force: true });
+  const digests = record === null ? [] : assetsOf(record).map(([, asset]) => asset.contentDigest);
+  const unused = weigh(unusedBlobs(rooms, new Set(live.flatMap((lease) => lease.digests)), digests));
+  for (const { path } of unused) rmSync(path, { force: true });
+  return { freedBytes: unused.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0) };
+}
+
+export function machinesUsing(leases: readonly LeaseRecord[], image: string): string[] {
+  return leases.filter(({ images }) => images.includes(image)).flatMap(({ vmId }) => vmId ?? []);
+}
+
+function inUse(name: string, machines: readonly string[]): ImageError {
+  const ids = machines.map((id) => `'${id}'`).join(", ");
+  return new ImageError("IMAGE_IN_USE", `Image '${name}' is in use by ${ids}.`, {
+    hint: `Delete the machine first: smolvm rm ${machines[0] ?? ""}`,
+    details: { name, machines },
+  });
+}
