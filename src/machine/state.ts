@@ -111,7 +111,7 @@ export async function claimFolder(state: MachineState): Promise<MachineFiles> {
 }
 
 /** Says who is making a folder before there is anything in it: host and container, pid, start. */
-function makerTag(): string {
+export function makerTag(): string {
   const { pid, started, scope } = processIdentity() ?? { pid: process.pid, started: "", scope: null };
   const where = createHash("sha256").update(JSON.stringify(scope)).digest("hex").slice(0, 12);
   return `${where}.${pid}.${Buffer.from(started).toString("hex")}`;
