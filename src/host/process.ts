@@ -30,8 +30,24 @@ function currentScope(): Scope {
           // The namespace's inode number stands for "which container".
           namespace: readLinkOrEmpty("/proc/self/ns/pid"),
         }
-      : { host: hostname(), boot: "", namespace: "" };
+      : {
+          // The name of a Mac changes with the network it is in; these two do not.
+          host:
+            /"IOPlatformUUID" = "([^"]+)"/.exec(ask("ioreg", "-rd1", "-c", "IOPlatformExpertDevice"))?.[1] ??
+            hostname(),
+          boot: ask("sysctl", "-n", "kern.bootsessionuuid"),
+          namespace: "",
+        };
   return scope;
+}
+
+/** What a program of the system prints, in its own language and in UTC whatever the user has set; nothing if it fails. */
+function ask(program: string, ...args: readonly string[]): string {
+  // Not imported above: Linux has no use for it, and loading it takes time.
+  const { spawnSync } = process.getBuiltinModule("node:child_process");
+  const env = { PATH: "/usr/bin:/bin:/usr/sbin:/sbin", LC_ALL: "C", TZ: "UTC" };
+  const { stdout } = spawnSync(program, args, { encoding: "utf8", env, stdio: ["ignore", "pipe", "ignore"] });
+  return stdout.trim();
 }
 
 function readOrEmpty(path: string): string {
@@ -59,9 +75,7 @@ function startTime(pid: number): string | null {
       const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
       return fields[0] === "Z" ? null : (fields[19] ?? null);
     }
-    // Not imported above: Linux has no use for it, and loading it takes time.
-    const { execFileSync } = process.getBuiltinModule("node:child_process");
-    const started = execFileSync("ps", ["-o", "lstart=", "-p", String(pid)], { encoding: "utf8" }).trim();
+    const started = ask("ps", "-o", "lstart=", "-p", String(pid));
     return started === "" ? null : started;
   } catch {
     return null;
