@@ -4,9 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "agent.h"
@@ -205,6 +207,21 @@ static int attach_lanes(void) {
   return count;
 }
 
+static struct watch late_lanes;
+static int late_lanes_timer = -1;
+static int looks_left = 100;
+
+static void look_for_late_lanes(struct watch *watch, uint32_t events) {
+  (void)watch, (void)events;
+  uint64_t expired;
+  if (read(late_lanes_timer, &expired, sizeof expired) < 0) return;
+  attach_lanes();
+  if (--looks_left > 0) return;
+  loop_close(late_lanes_timer);
+  late_lanes_timer = -1;
+}
+
+/* The kernel announces the ports one by one. One is enough to begin with; the others are looked for during the next second. */
 static void find_lanes(void) {
   int64_t deadline = now_ms() + LANE_WAIT_MS;
   while (attach_lanes() == 0) {
@@ -214,6 +231,13 @@ static void find_lanes(void) {
     }
     usleep(1000);
   }
+  late_lanes.on_event = look_for_late_lanes;
+  late_lanes_timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+  struct timespec interval = {.tv_nsec = 10 * 1000000};
+  struct itimerspec times = {.it_interval = interval, .it_value = interval};
+  if (late_lanes_timer < 0) return;
+  timerfd_settime(late_lanes_timer, 0, &times, NULL);
+  loop_add(late_lanes_timer, EPOLLIN, &late_lanes);
 }
 
 /* `smolvm.init=image`: the image's own init becomes the first process, and the agent goes on beside it. */

@@ -47,17 +47,34 @@ static int set_clock(uint64_t milliseconds) {
   return clock_settime(CLOCK_REALTIME, &t) < 0 ? errno : 0;
 }
 
+/* What somebody wrote into /etc/hosts stays: only the machine's own name is added where it is missing. */
+static void name_in_hosts(const char *hostname) {
+  static char text[64 * 1024];
+  int fd = open("/etc/hosts", O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (fd < 0) return;
+  ssize_t n = read(fd, text, sizeof text - 1);
+  text[n > 0 ? n : 0] = 0;
+  size_t length = strlen(hostname);
+  bool found = false;
+  for (const char *at = text; !found && (at = strstr(at, hostname)); at += length) {
+    found = at > text && strchr(" \t", at[-1]) && (!at[length] || strchr(" \t\n", at[length]));
+  }
+  if (!found) {
+    if (n <= 0) dprintf(fd, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    dprintf(fd, "%s127.0.1.1\t%s\n", n > 0 && text[n - 1] != '\n' ? "\n" : "", hostname);
+  }
+  close(fd);
+}
+
 /* A read-only image keeps its own files: nothing in the machine depends on these. */
 static void write_identity(const char *hostname, const char *machine_id) {
-  char text[512];
+  char text[128];
   snprintf(text, sizeof text, "%s\n", hostname);
   write_file("/etc/hostname", text);
-  snprintf(text, sizeof text, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t%s\n", hostname);
-  write_file("/etc/hosts", text);
-  if (*machine_id) {
-    snprintf(text, sizeof text, "%s\n", machine_id);
-    write_file("/etc/machine-id", text);
-  }
+  name_in_hosts(hostname);
+  if (!*machine_id) return;
+  snprintf(text, sizeof text, "%s\n", machine_id);
+  write_file("/etc/machine-id", text);
 }
 
 static int mount_extra(const char *source, const char *target, const char *type, bool read_only) {

@@ -99,6 +99,8 @@ bool task_charge(struct task *task, uint32_t cost) {
   return true;
 }
 
+static uint32_t window_of(const struct task *task) { return task->kind == TASK_JOB ? JOB_WINDOW : STDIN_WINDOW; }
+
 static void give_back(struct sink *in, size_t bytes) { in->owed += (uint32_t)bytes; }
 
 static bool sink_flush(struct sink *in) {
@@ -131,7 +133,7 @@ static bool sink_flush(struct sink *in) {
 void task_deliver(struct task *task, const uint8_t *bytes, size_t length) {
   struct sink *in = &task->in;
   if (length > 0) in->line_open = bytes[length - 1] != '\n' && bytes[length - 1] != '\r';
-  while (length > 0 && in->fd >= 0 && in->writable && in->head == in->tail) {
+  while (length > 0 && in->fd >= 0 && !in->end && in->writable && in->head == in->tail) {
     ssize_t n = write(in->fd, bytes, length);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) in->writable = false;
@@ -144,8 +146,9 @@ void task_deliver(struct task *task, const uint8_t *bytes, size_t length) {
   if (length == 0) return;
   if (in->fd < 0 || in->end) return give_back(in, length);
   /* Credits bound what is here, so a buffer of the window's size always has room once its front is moved away. */
-  size_t size = task->kind == TASK_JOB ? JOB_WINDOW : STDIN_WINDOW;
-  if (!in->buffer && !(in->buffer = malloc(size))) {
+  size_t size = window_of(task);
+  if (!in->buffer) in->buffer = malloc(size);
+  if (!in->buffer || in->tail - in->head + length > size) {
     lane_fail(task->lane, task->channel, ENOMEM, "input");
     return task_abandon(task);
   }
@@ -309,8 +312,7 @@ static void report(struct task *task) {
 
 static bool pay_back(struct task *task) {
   struct sink *in = &task->in;
-  uint32_t threshold = (task->kind == TASK_JOB ? JOB_WINDOW : STDIN_WINDOW) / 4;
-  if (!task->lane || in->owed < threshold || lane_room(task->lane) < 256) return false;
+  if (!task->lane || in->owed < window_of(task) / 4 || lane_room(task->lane) < 256) return false;
   uint8_t payload[4];
   struct writer w = {.at = payload, .end = payload + sizeof payload};
   put_u32(&w, in->owed);
@@ -345,7 +347,9 @@ bool task_pump(struct task *task) {
     task->in.end = false;
     if (task->tty) {
       /* What a person types to end the input: control-D; behind an unfinished line twice, as the first only sends the line. */
-      task_deliver(task, (const uint8_t[]){4, 4}, task->in.line_open ? 2 : 1);
+      size_t length = task->in.line_open ? 2 : 1;
+      task_deliver(task, (const uint8_t[]){4, 4}, length);
+      task->in.owed -= task->in.owed < length ? task->in.owed : (uint32_t)length; /* the host never paid for these */
     } else {
       close_in(task);
     }

@@ -195,7 +195,6 @@ static void retire(struct cgroup cgroup) {
 /* The command is over; its cgroup stays as long as something that it left in the background runs. */
 void tree_done(const struct tree *tree) {
   if (tree->cgroup < 0) return;
-  sweep_wanted = true;
   if (lingering_count == lingering_size) {
     size_t size = lingering_size ? lingering_size * 2 : 64;
     struct cgroup *more = realloc(lingering, size * sizeof *more);
@@ -206,6 +205,7 @@ void tree_done(const struct tree *tree) {
     lingering = more;
     lingering_size = size;
   }
+  if (is_empty(tree->cgroup)) return retire((struct cgroup){tree->id, tree->cgroup});
   lingering[lingering_count++] = (struct cgroup){tree->id, tree->cgroup};
 }
 
@@ -215,12 +215,15 @@ void trees_changed(void) { sweep_wanted = true; }
 void trees_sweep(void) {
   if (!sweep_wanted) return;
   sweep_wanted = false;
-  for (size_t i = 0; i < lingering_count;) {
-    if (is_empty(lingering[i].fd)) {
-      retire(lingering[i]);
-      lingering[i] = lingering[--lingering_count];
+  /* A few at a time: a machine with hundreds of background services must not pay for all of them at each exit. */
+  static size_t next;
+  for (size_t looks = 0; looks < 8 && looks < lingering_count; looks++) {
+    if (next >= lingering_count) next = 0;
+    if (is_empty(lingering[next].fd)) {
+      retire(lingering[next]);
+      lingering[next] = lingering[--lingering_count];
     } else {
-      i++;
+      next++;
     }
   }
 }

@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { createHash } from "node:crypto";
 import { isIPv4 } from "node:net";
 
 import { ValidationError } from "../errors.js";
@@ -9,7 +9,7 @@ import type { GuestConfiguration, GuestNetwork } from "./types.js";
 export function encodeConfiguration(c: GuestConfiguration): Buffer {
   const payload = new PayloadWriter();
   payload.string(checkedHostname(c.hostname), "hostname");
-  payload.string(c.hostname === null ? "" : randomBytes(16).toString("hex"), "machine id");
+  payload.string(c.hostname === null ? "" : machineId(c.hostname), "machine id");
   payload.u64(BigInt(Math.round(c.clockMs ?? 0)));
   payload.bytes(c.entropy ?? new Uint8Array(0));
   encodeNetwork(payload, c.network);
@@ -20,6 +20,11 @@ export function encodeConfiguration(c: GuestConfiguration): Buffer {
     payload.u8(mount.readOnly === true ? 1 : 0);
   }
   return payload.finish("The configuration");
+}
+
+/** For /etc/machine-id: the same each time a machine starts, another in each machine made from one image. */
+function machineId(hostname: string): string {
+  return createHash("sha256").update(`smolvm machine ${hostname}`).digest("hex").slice(0, 32);
 }
 
 function checkedHostname(name: string | null): string {

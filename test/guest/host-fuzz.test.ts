@@ -1,45 +1,14 @@
 import assert from "node:assert/strict";
-import { Duplex, type Readable } from "node:stream";
+import type { Readable } from "node:stream";
 import { test } from "node:test";
 
 import { SmolVMError } from "../../src/errors.js";
-import { encodeHeader, FrameDecoder, FrameType } from "../../src/guest/frames.js";
+import { FrameDecoder, FrameType } from "../../src/guest/frames.js";
 import { connectGuest, type GuestConnection } from "../../src/guest/index.js";
 import { PayloadWriter } from "../../src/guest/payload.js";
 import { OUTPUT_WINDOW } from "../../src/guest/streams.js";
+import { ForgedGuest, frame } from "./forged.js";
 import { Dice, FUZZ_MS } from "./fuzz.js";
-
-/** A guest that answers the handshake as it should and afterwards sends whatever it is told to. */
-class ForgedGuest extends Duplex {
-  override _read(): void {
-    // it pushes on its own
-  }
-
-  override _write(chunk: Buffer, _encoding: BufferEncoding, done: () => void): void {
-    const hello = chunk.indexOf("smolvm-hello");
-    if (hello >= 0) this.#welcome(chunk.subarray(hello + 16, hello + 32));
-    done();
-  }
-
-  #welcome(nonce: Buffer): void {
-    const info = new PayloadWriter()
-      .string("1", "v")
-      .string("k", "k")
-      .string("x86_64", "a")
-      .u8(1)
-      .u8(0)
-      .u8(0)
-      .finish("info");
-    const numbers = Buffer.alloc(8);
-    numbers.writeUInt32LE(1, 0);
-    numbers.writeUInt32LE(info.length, 4);
-    this.push(Buffer.concat([Buffer.from("smolvm-welcom\r\n\xff", "latin1"), nonce, numbers, info]));
-  }
-}
-
-function frame(type: number, channel: number, stream: number, payload: Buffer): Buffer {
-  return Buffer.concat([encodeHeader(type, channel, stream, payload.length), payload]);
-}
 
 const TYPES = Object.values(FrameType);
 
