@@ -66,6 +66,7 @@ export function isWhole(store: ImageStore, { name, assets }: WantedImage): boole
   return assets.every(({ kind }) => statOf(store, name, kind) !== null);
 }
 
+/** Everything that is known of an image without reading its files. */
 export async function describe(store: ImageStore, wanted: WantedImage): Promise<ImageDetails> {
   const { name } = wanted;
   const record = await store.read(name);

@@ -22,6 +22,12 @@ export interface LeaseRecord extends LeaseHolder {
   readonly digests: readonly string[];
 }
 
+export interface LeaseSurvey {
+  readonly live: LeaseRecord[];
+  readonly stale: string[];
+  readonly unreadable: string[];
+}
+
 /** How long a lease counts whose process runs on another host or in another container and whose machine can't be seen from here. */
 const UNKNOWN_LASTS_MS = 24 * 60 * 60 * 1000;
 
@@ -41,27 +47,32 @@ export class Leases {
     return () => rmSync(path, { force: true });
   }
 
-  /**
-   * The leases that hold, and the files of those that don't. Throws an IMAGE_INVALID for a lease that can't be read: what it
-   * holds is unknown, and nothing may be removed on a guess.
-   */
-  survey(): { readonly live: readonly LeaseRecord[]; readonly stale: readonly string[] } {
-    const live: LeaseRecord[] = [];
-    const stale: string[] = [];
+  /** Which leases hold, and the files of those that don't and of those that can't be read. */
+  survey(): LeaseSurvey {
+    const survey: LeaseSurvey = { live: [], stale: [], unreadable: [] };
     for (const path of this.#files()) {
       const text = readOrNull(path);
       if (text === null) continue; // released just now
       const lease = parseLease(parseJson(text));
-      if (lease === null) {
-        throw new ImageError("IMAGE_INVALID", `The lease '${path}' can't be read, so what it holds is unknown.`, {
-          hint: "Delete the file if no machine uses an image of this cache.",
-          details: { path },
-        });
-      }
-      if (holds(lease, path)) live.push(lease);
-      else stale.push(path);
+      if (lease === null) survey.unreadable.push(path);
+      else if (holds(lease, path)) survey.live.push(lease);
+      else survey.stale.push(path);
     }
-    return { live, stale };
+    return survey;
+  }
+
+  /**
+   * The same for who is about to remove something: fails with IMAGE_INVALID if a lease can't be read, for what it holds is
+   * unknown then, and nothing may be removed on a guess.
+   */
+  surveyAll(): LeaseSurvey {
+    const survey = this.survey();
+    const [path] = survey.unreadable;
+    if (path === undefined) return survey;
+    throw new ImageError("IMAGE_INVALID", `The lease '${path}' can't be read, so what it holds is unknown.`, {
+      hint: "Delete the file if no machine uses an image of this cache.",
+      details: { path },
+    });
   }
 
   #files(): string[] {

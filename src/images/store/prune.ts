@@ -34,7 +34,7 @@ const SCRAP_KEPT_MS = 60 * 60 * 1000;
  * takes a lease meanwhile. Fails before removing anything if a lease can't be read.
  */
 export function prune(rooms: Rooms, leases: Leases, dryRun: boolean): PruneReport {
-  const survey = leases.survey();
+  const survey = leases.surveyAll();
   const held = new Set(survey.live.flatMap((lease) => lease.digests));
   const found = [
     ...unusedBlobs(rooms, held),

@@ -9,9 +9,13 @@ import { unusedBlobs, weigh } from "./prune.js";
 import { assetsOf, readRecord } from "./record.js";
 
 /** Removes an image, and what of its content nothing else uses. The caller holds the commit lock. */
-export function removeImage(rooms: Rooms, leases: Leases, name: string): { readonly freedBytes: number } {
-  const { layout } = rooms;
-  const { live } = leases.survey();
+export async function removeImage(
+  rooms: Rooms,
+  leases: Leases,
+  name: string,
+): Promise<{ readonly freedBytes: number }> {
+  const { layout, stamps } = rooms;
+  const { live } = leases.surveyAll();
   const machines = machinesUsing(live, name);
   if (machines.length > 0) throw inUse(name, machines);
   const folder = layout.image(name);
@@ -21,14 +25,16 @@ export function removeImage(rooms: Rooms, leases: Leases, name: string): { reado
     });
   }
   const record = readRecord(layout.record(name), name);
+  const digests = record === null ? [] : assetsOf(record).map(([, asset]) => asset.contentDigest);
+  const restamp = stamps.carry(digests.map((digest) => ({ digest, path: layout.blob(digest) })));
   // One rename takes the whole image away, so that no half of it is ever seen.
   const staged = join(layout.staging, unique());
   makeFolder(layout.staging);
   renameSync(folder, staged);
   rmSync(staged, { recursive: true, force: true });
-  const digests = record === null ? [] : assetsOf(record).map(([, asset]) => asset.contentDigest);
   const unused = weigh(unusedBlobs(rooms, new Set(live.flatMap((lease) => lease.digests)), digests));
   for (const { path } of unused) rmSync(path, { force: true });
+  await restamp();
   return { freedBytes: unused.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0) };
 }
 

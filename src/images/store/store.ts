@@ -224,7 +224,7 @@ export class ImageStore {
     return this.#changed(() => prune(this.#rooms, this.#leases, options.dryRun));
   }
 
-  #changed<T>(change: () => T): Promise<T> {
+  #changed<T>(change: () => T | Promise<T>): Promise<T> {
     return this.#guarded(() => underCommitLock(this.#rooms, change));
   }
 
