@@ -166,8 +166,20 @@ function mebibytes(bytes: number): string {
 function buildFailure(error: unknown, name: string): unknown {
   // Whatever is wrong with a package's content, to the caller it is this image that can't be made.
   if (error instanceof SmolVMError && error.code !== "IMAGE_INVALID") return error;
-  const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
-  if (code === "ENOSPC" || code === "EDQUOT") return noSpace(name, null, error);
+  const errno = error instanceof Error ? (error as NodeJS.ErrnoException) : undefined;
+  if (errno?.code === "ENOSPC" || errno?.code === "EDQUOT") return noSpace(name, null, error);
+  if (errno?.syscall !== undefined) {
+    const forbidden = ["EACCES", "EPERM", "EROFS"].includes(errno.code ?? "");
+    return new HostError(
+      forbidden ? "HOST_PERMISSION" : "HOST_IO",
+      `The image '${name}' could not be made: ${errno.message}.`,
+      {
+        hint: "Give this user a folder that can be written: set SMOLVM_IMAGE_DIR, or SMOLVM_HOME for all that smolvm keeps.",
+        details: { errno: errno.code, path: errno.path },
+        cause: error,
+      },
+    );
+  }
   const said = error instanceof Error ? error.message : String(error);
   return new ImageError("IMAGE_BUILD_FAILED", `The image '${name}' could not be made: ${said.replace(/\.$/, "")}.`, {
     hint: "Try again. Should it fail again, take the image from a machine that has it: smolvm image export there, smolvm image import here.",
