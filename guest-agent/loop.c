@@ -21,7 +21,10 @@ int64_t now_ms(void) {
 static void on_signal(struct watch *watch, uint32_t events) {
   (void)watch, (void)events;
   struct signalfd_siginfo info[8];
-  while (read(signal_fd, info, sizeof info) > 0) {
+  for (ssize_t n; (n = read(signal_fd, info, sizeof info)) > 0;) {
+    for (size_t i = 0; i < (size_t)n / sizeof *info; i++) {
+      if (info[i].ssi_signo != SIGCHLD) power_off();
+    }
   }
   tasks_reap();
 }
@@ -38,10 +41,17 @@ void loop_close(int fd) {
   close(fd);
 }
 
+/* What `poweroff`, `halt` and `reboot` of busybox, sysvinit and systemd tell the first process. A machine only ever stops. */
+static void add_stop_signals(sigset_t *set) {
+  const int stop[] = {SIGUSR1, SIGUSR2, SIGTERM, SIGINT, SIGPWR, SIGRTMIN + 3, SIGRTMIN + 4, SIGRTMIN + 5};
+  for (size_t i = 0; i < sizeof stop / sizeof *stop; i++) sigaddset(set, stop[i]);
+}
+
 void loop_start(void) {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGCHLD);
+  if (getpid() == 1) add_stop_signals(&set);
   sigprocmask(SIG_BLOCK, &set, NULL);
   signal(SIGPIPE, SIG_IGN);
   epoll_fd = epoll_create1(EPOLL_CLOEXEC);

@@ -50,6 +50,18 @@ export interface FrameSink {
 /** A piece of a data frame smaller than this waits for more of its frame, so that pieces are never many. */
 const SMALLEST_PIECE = 16 * 1024;
 
+const NOTHING = Buffer.alloc(0);
+
+/**
+ * A small piece would keep the whole chunk that it came in alive for as long as its reader keeps it, and so would a copy from
+ * Node's shared pool: a guest could make a few kilobytes of credit stand for megabytes.
+ */
+function copyOf(piece: Buffer): Buffer {
+  const copy = Buffer.allocUnsafeSlow(piece.length);
+  piece.copy(copy);
+  return copy;
+}
+
 const GUEST_TYPES: ReadonlySet<number> = new Set([
   FrameType.data,
   FrameType.end,
@@ -68,7 +80,7 @@ const GUEST_TYPES: ReadonlySet<number> = new Set([
 export class FrameDecoder {
   readonly #sink: FrameSink;
   /** Bytes of a header, of a whole payload or of a data piece that are still incomplete. */
-  #held: Buffer = Buffer.alloc(0);
+  #held: Buffer = NOTHING;
   #heldLength = 0;
   #inPayload = false;
   #type = 0;
@@ -117,7 +129,7 @@ export class FrameDecoder {
       this.#sink.dataBegins(this.#channel, this.#stream, length);
     }
     this.#inPayload = true;
-    if (length === 0) this.#finish(Buffer.alloc(0));
+    if (length === 0) this.#finish(NOTHING);
   }
 
   #payload(chunk: Buffer, at: number): number {
@@ -145,15 +157,15 @@ export class FrameDecoder {
     const available = Math.min(chunk.length - at, this.#left);
     if (this.#heldLength === 0 && (available === this.#left || available >= SMALLEST_PIECE)) {
       const piece = chunk.subarray(at, at + available);
-      // A small piece would keep the whole chunk that it came in alive for as long as its reader keeps it.
-      this.#hand(piece.length * 4 < chunk.length ? Buffer.from(piece) : piece);
+      this.#hand(piece.length * 4 < chunk.length ? copyOf(piece) : piece);
       return at + available;
     }
     const wanted = Math.min(this.#left, SMALLEST_PIECE);
+    if (this.#heldLength === 0) this.#held = NOTHING; // no larger than the piece, as its reader may keep it
     const end = this.#hold(chunk, at, wanted);
     if (this.#heldLength === wanted) {
       const piece = this.#held.subarray(0, wanted);
-      this.#held = Buffer.alloc(0); // it belongs to the reader from here on
+      this.#held = NOTHING; // it belongs to the reader from here on
       this.#heldLength = 0;
       this.#hand(piece);
     }
