@@ -46,8 +46,8 @@ function ask(program: string, ...args: readonly string[]): string {
   // Not imported above: Linux has no use for it, and loading it takes time.
   const { spawnSync } = process.getBuiltinModule("node:child_process");
   const env = { PATH: "/usr/bin:/bin:/usr/sbin:/sbin", LC_ALL: "C", TZ: "UTC" };
-  const { stdout } = spawnSync(program, args, { encoding: "utf8", env, stdio: ["ignore", "pipe", "ignore"] });
-  return stdout.trim();
+  const { stdout, error } = spawnSync(program, args, { encoding: "utf8", env, stdio: ["ignore", "pipe", "ignore"] });
+  return error === undefined ? stdout.trim() : "";
 }
 
 function readOrEmpty(path: string): string {
