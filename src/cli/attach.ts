@@ -10,14 +10,8 @@ export interface Joint {
   readonly tty: boolean;
 }
 
-export interface Ended {
-  /** What a shell would give: 128 + n for signal n. */
-  readonly status: number;
-  readonly signal: string | null;
-}
-
-/** Joins a running command to this process until it ends. Output goes out as it comes, byte for byte. */
-export async function attach(command: GuestProcess, { stdin, tty }: Joint): Promise<Ended> {
+/** Joins a running command to this process until it ends, and gives its status. Output goes out as it comes, byte for byte. */
+export async function attach(command: GuestProcess, { stdin, tty }: Joint): Promise<number> {
   using _raw = tty && stdin && process.stdin.isTTY ? rawTerminal() : null;
   using _input = stdin && command.stdin !== null ? feed(command.stdin) : null;
   const onResize = (): void => command.resize(terminalSize());
@@ -26,27 +20,22 @@ export async function attach(command: GuestProcess, { stdin, tty }: Joint): Prom
     const output = Promise.all([pump(command.stdout, process.stdout), pump(command.stderr, process.stderr)]);
     const status = await command.wait();
     await output;
-    return ended(status);
+    return statusOf(status);
   } finally {
     process.off("SIGWINCH", onResize);
   }
 }
 
-/** Keeps the output for the envelope; what is not UTF-8 is kept in base64 as well. */
-export async function collect(command: GuestProcess, { stdin }: Pick<Joint, "stdin">) {
-  using _input = stdin && command.stdin !== null ? feed(command.stdin) : null;
-  const output = Promise.all([all(command.stdout), all(command.stderr)]);
-  const end = ended(await command.wait());
-  const [stdout, stderr] = await output;
-  return {
-    end,
-    data: { exitCode: end.status, signal: end.signal, ...text("stdout", stdout), ...text("stderr", stderr) },
-  };
-}
-
-function ended({ exitCode, signal }: { readonly exitCode: number | null; readonly signal: string | null }): Ended {
+/** As a shell gives it: 128 + n when signal n ended the command. */
+export function statusOf({
+  exitCode,
+  signal,
+}: {
+  readonly exitCode: number | null;
+  readonly signal: string | null;
+}): number {
   const number = signal === null ? undefined : (constants.signals as Partial<Record<string, number>>)[signal];
-  return { status: exitCode ?? 128 + (number ?? 0), signal };
+  return exitCode ?? 128 + (number ?? 0);
 }
 
 /** Ends when all is written out. A stream that breaks off is no news here: `wait()` says why. */
@@ -58,24 +47,12 @@ async function pump(from: Readable, to: Writable): Promise<void> {
   await new Promise<void>((resolve) => to.write("", () => resolve()));
 }
 
-async function all(from: Readable): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of untilBroken(from)) chunks.push(chunk);
-  return Buffer.concat(chunks);
-}
-
 async function* untilBroken(from: Readable): AsyncGenerator<Buffer> {
   try {
     for await (const chunk of from as AsyncIterable<Buffer>) yield chunk;
   } catch {
     // The same failure comes out of the command's `wait()`.
   }
-}
-
-function text(name: "stdout" | "stderr", bytes: Buffer): Record<string, string> {
-  const decoded = bytes.toString("utf8");
-  if (Buffer.from(decoded, "utf8").equals(bytes)) return { [name]: decoded };
-  return { [name]: decoded, [`${name}Base64`]: bytes.toString("base64") };
 }
 
 /** Sends what is typed, or piped in, to the command. A command that stops reading does not concern who writes. */

@@ -1,6 +1,8 @@
+import { isUtf8 } from "node:buffer";
+
 import { OperationTimeoutError } from "../errors.js";
 import type { SmolVM } from "../machine/index.js";
-import { attach, collect } from "./attach.js";
+import { attach, statusOf } from "./attach.js";
 import type { Input, Invocation, OptionDescriptions, Outcome } from "./command.js";
 import { UsageError } from "./failure.js";
 import { terminalSize } from "./raw-terminal.js";
@@ -51,27 +53,39 @@ export function readCommandOptions(
 export async function runInGuest(
   vm: SmolVM,
   words: readonly string[],
-  { stdin, tty, spawn }: CommandOptions,
+  options: CommandOptions,
   { json, signal }: Invocation,
 ): Promise<Outcome> {
   const [line = ""] = words;
-  const command = vm.spawn(words.length === 1 ? line : words, {
-    ...spawn,
-    stdin,
-    signal,
-    ...(tty ? { tty: terminalSize() } : {}),
-  });
+  const command = words.length === 1 ? line : words;
   try {
-    if (json) {
-      const { end, data } = await collect(command, { stdin });
-      return { data, exitCode: end.status };
-    }
-    const { status } = await attach(command, { stdin, tty });
-    return { exitCode: status };
+    if (json) return await collected(vm, command, options, signal);
+    const { stdin, tty, spawn } = options;
+    const size = tty ? { tty: terminalSize() } : {};
+    const exitCode = await attach(vm.spawn(command, { ...spawn, ...size, stdin, signal }), { stdin, tty });
+    return { exitCode };
   } catch (error) {
+    if (!(error instanceof OperationTimeoutError)) throw error;
     // The library names the call that it was; here it is the command that somebody typed.
-    if (error instanceof OperationTimeoutError)
-      throw new OperationTimeoutError("The command", error.timeoutMs, { cause: error });
-    throw error;
+    throw new OperationTimeoutError("The command", error.timeoutMs, { cause: error });
   }
+}
+
+/** Keeps the output for the envelope. */
+async function collected(
+  vm: SmolVM,
+  command: string | readonly string[],
+  { stdin, spawn }: CommandOptions,
+  signal: AbortSignal,
+): Promise<Outcome> {
+  const result = await vm.run(command, { ...spawn, signal, ...(stdin ? { stdin: process.stdin } : {}) });
+  const exitCode = statusOf(result);
+  const output = { ...asText("stdout", result.stdoutBytes), ...asText("stderr", result.stderrBytes) };
+  return { exitCode, data: { exitCode, signal: result.signal, ...output } };
+}
+
+/** What is not UTF-8 is there in base64 as well. */
+function asText(name: "stdout" | "stderr", bytes: Buffer): Record<string, string> {
+  const text = bytes.toString("utf8");
+  return { [name]: text, ...(isUtf8(bytes) ? {} : { [`${name}Base64`]: bytes.toString("base64") }) };
 }

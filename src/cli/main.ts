@@ -9,7 +9,7 @@ import { showWarnings } from "./terminal.js";
 /** The whole command line: parse, run, one catch. Gives the exit status; the payload is written out by then. */
 export async function main(argv: readonly string[]): Promise<number> {
   const globals = { json: false, debug: false };
-  let name = "";
+  let name = "smolvm";
   let hostFailureStatus = 1;
   const interrupt = onInterrupt();
   showWarnings(globals);
@@ -28,9 +28,9 @@ export async function main(argv: readonly string[]): Promise<number> {
     const error: unknown = interrupt.signal.aborted ? interrupt.signal.reason : thrown;
     const failure = describeFailure(error, hostFailureStatus);
     printFailure(failure, globals.debug ? thrown : undefined);
-    if (globals.json && failure.code !== "CLOSED_PIPE") {
-      await writeOut(await asEnvelope(name, { exitCode: failure.exitCode, error: failure }));
-    }
+    // Where nobody reads it, the status alone has to tell.
+    if (globals.json)
+      await writeOut(await asEnvelope(name, { exitCode: failure.exitCode, error: failure })).catch(() => undefined);
     return failure.exitCode;
   } finally {
     interrupt[Symbol.dispose]();

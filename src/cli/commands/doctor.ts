@@ -17,10 +17,13 @@ machine is booted under a deadline. Exit status 0 when machines run, warnings or
     const results = new Map<string, Finding>();
     await examine(CHECKS, results, invocation);
     if (options.fix) await mend(CHECKS, results, options.yes, invocation);
+    const fixable = [...results.values()].some((finding) => finding.mend?.fix !== undefined);
+    const hint = fixable && !options.fix ? "Run: smolvm doctor --fix" : null;
+    if (hint !== null) print(`hint: ${hint}`);
     const failed = [...results].filter(([, finding]) => finding.status === "failure").map(([name]) => name);
     return {
       data: { checks: [...results].map(([name, finding]) => asData(name, finding)) },
-      ...(failed.length === 0 ? {} : { exitCode: STATUS.failed, error: failure(failed) }),
+      ...(failed.length === 0 ? {} : { exitCode: STATUS.failed, error: failure(failed, hint) }),
     };
   },
 });
@@ -79,12 +82,12 @@ function asData(name: string, { status, detail, mend: remedy }: Finding) {
   return { name, status, detail, mend: remedy?.say ?? null, fixable: remedy?.fix !== undefined };
 }
 
-function failure(failed: readonly string[]): Failure {
+function failure(failed: readonly string[], hint: string | null): Failure {
   return {
     exitCode: STATUS.failed,
     code: "DOCTOR_FAILED",
     message: `Failed: ${failed.join(", ")}`,
-    hint: "Run: smolvm doctor --fix",
+    hint,
     details: { failed },
   };
 }

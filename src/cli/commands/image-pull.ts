@@ -1,7 +1,7 @@
 import type { LocalImage } from "../../images/index.js";
 import { defineCommand } from "../command.js";
 import { describeFailure, printFailure, STATUS } from "../failure.js";
-import { ensureImage, IMAGE_OPTIONS, imageManager, isMadeHere } from "../images.js";
+import { ensureImage, type EnsureOptions, IMAGE_OPTIONS, imageManager } from "../images.js";
 import { Progress } from "../progress.js";
 
 export const imagePull = defineCommand({
@@ -15,11 +15,8 @@ was. Several images come at the same time. 'default' is not downloaded but made,
   },
   examples: ["smolvm image pull hello", "smolvm image pull --registry ./images.json a b"],
   async run({ positionals, options }, { signal }) {
-    const names = [...new Set(positionals)];
-    const images: LocalImage[] = [];
-    for (const name of names.filter(isMadeHere)) images.push(await ensureImage(name, { signal }));
-    const others = names.filter((name) => !isMadeHere(name));
-    if (others.length > 0) images.push(...(await pull(others, options, signal)));
+    const manager = await imageManager(options);
+    const images = await pull([...new Set(positionals)], { manager, signal, acceptNew: options["accept-new"] });
     return {
       data: images.map(({ name, kernelPath, rootfsPath, initrdPath }) => ({
         name,
@@ -33,18 +30,9 @@ was. Several images come at the same time. 'default' is not downloaded but made,
 });
 
 /** All at once; when one fails the others are still brought to their end, so that nothing has to be fetched twice. */
-async function pull(
-  names: readonly string[],
-  options: { registry: string | undefined; "accept-new": boolean },
-  signal: AbortSignal,
-): Promise<LocalImage[]> {
-  const manager = await imageManager(options);
+async function pull(names: readonly string[], options: EnsureOptions): Promise<LocalImage[]> {
   using progress = new Progress();
-  const results = await Promise.allSettled(
-    names.map((name) =>
-      manager.ensureImage(name, { signal, onProgress: progress.image, acceptNew: options["accept-new"] }),
-    ),
-  );
+  const results = await Promise.allSettled(names.map((name) => ensureImage(name, { ...options, progress })));
   const failed = results.filter((result) => result.status === "rejected");
   // The command fails with the first; the others are said before it.
   for (const { reason } of failed.slice(1)) printFailure(describeFailure(reason, STATUS.failed), undefined);
