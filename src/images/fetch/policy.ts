@@ -49,7 +49,7 @@ export const DEFAULT_POLICY: TransferPolicy = {
   workerFromBytes: 64 * MIB,
   maxLanes: 8,
   laneWorthMs: 1_000,
-  laneTrialMs: 200,
+  laneTrialMs: 100,
   maxLoad: 0.7,
   transport: "fast",
 };

@@ -177,8 +177,15 @@ void suite("the number of connections", () => {
     assert.equal(simulate((lanes) => lanes * 1_400, 64 * MIB).lanes, 8);
   });
 
-  test("stays low where one connection fills the line", () => {
-    assert.ok(simulate(() => 25_000, 256 * MIB).lanes <= 4);
+  test("grows only after ever longer pauses where one connection fills the line", () => {
+    assert.equal(simulate(() => 25_000, 48 * MIB).lanes, 2);
+    assert.equal(simulate(() => 25_000, 128 * MIB).lanes, 4);
+  });
+
+  test("grows at once when the line turns worse", () => {
+    let sent = 0;
+    const worsening = (lanes: number): number => (++sent < 30 ? 25_000 : lanes * 1_000);
+    assert.equal(simulate(worsening, 64 * MIB).lanes, 8);
   });
 
   test("stays one where it will be over soon", () => {

@@ -5,7 +5,7 @@ const MIB = 1024 * 1024;
 const LEAST_SEGMENT = MIB;
 const LARGEST_SEGMENT = 16 * MIB;
 /** What is left of a claim is divided between two connections if both get at least this. */
-const LEAST_HALF = 128 * 1024;
+const LEAST_HALF = 32 * 1024;
 
 /** What one connection is bringing: `next` is the byte that it receives next. */
 export interface Claim {
@@ -85,7 +85,7 @@ export class Claims {
     let left = 0;
     for (const [start, end] of this.#waiting) left += end - start;
     for (const claim of this.#active) left += claim.end - claim.next;
-    return Math.min(LARGEST_SEGMENT, Math.max(LEAST_SEGMENT, left / (2 * lanes)));
+    return Math.min(LARGEST_SEGMENT, Math.max(LEAST_SEGMENT, left / lanes));
   }
 
   #roundUp(offset: number): number {
