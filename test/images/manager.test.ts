@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import { gzipSync } from "node:zlib";
 
 import { ImageError, ValidationError } from "../../src/errors.js";
 import { ImageManager, type ImageProgress, ImageSource } from "../../src/images/index.js";
@@ -182,6 +183,29 @@ test("the same content under two names is stored once and downloaded once", asyn
   assert.equal(statSync(hello.rootfsPath).ino, statSync(twin.rootfsPath).ino);
   assert.equal(origin.asked("/elsewhere/rootfs.ext4"), 0);
   assert.notEqual(await manager.ensureImage("hello", { offline: true }), null);
+});
+
+test("a compressed file is pinned by the bytes at its address, and kept, shared and put right as what it holds", async (t) => {
+  const { origin, files, cacheDir, registry } = await setting(t);
+  const packed = gzipSync(files.rootfs);
+  origin.files.set("/rootfs.ext4.gz", packed);
+  const rootfs = { rootfsUrl: origin.url("/rootfs.ext4.gz"), rootfsSha256: sha256(packed) };
+  const manager = new ImageManager({
+    cacheDir,
+    registry: {
+      packed: { ...registry.hello, ...rootfs, name: "packed" },
+      again: { ...registry.hello, ...rootfs, name: "again" },
+    },
+  });
+  const { rootfsPath } = await manager.ensureImage("packed");
+  assert.ok(readFileSync(rootfsPath).equals(files.rootfs));
+  await manager.ensureImage("packed", { verify: "full", offline: true });
+  await manager.ensureImage("again");
+  assert.equal(origin.asked("/rootfs.ext4.gz"), 1);
+  flipByte(rootfsPath, 3);
+  await manager.ensureImage("packed");
+  assert.ok(readFileSync(rootfsPath).equals(files.rootfs));
+  assert.equal(origin.asked("/rootfs.ext4.gz"), 2);
 });
 
 test("another source under the same name replaces the image, and only what differs is downloaded", async (t) => {

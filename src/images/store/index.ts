@@ -19,7 +19,7 @@ export {
 export { addressKey, type Address } from "./sources.js";
 export { copySparse, type CopyOptions } from "./sparse.js";
 export { ImageStore, type AssetSource, type InstallRequest, type OpenOptions } from "./store.js";
-export type { Lease } from "./lease.js";
+export type { Lease } from "./machine-lease.js";
 
 /* Archives are rare, and whoever only lists the images must not wait for what reads and writes them. */
 export const exportImage: typeof Export = async (...args) => (await import("./export.js")).exportImage(...args);

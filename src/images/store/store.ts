@@ -10,7 +10,7 @@ import { makeFolder } from "./durable.js";
 import { hashFile, type HashOptions } from "./hash.js";
 import { Installation } from "./installation.js";
 import { Layout } from "./layout.js";
-import { type Lease, leaseToMachine } from "./lease.js";
+import { type Lease, leaseToMachine } from "./machine-lease.js";
 import { Leases } from "./leases.js";
 import { prune, type PruneReport } from "./prune.js";
 import {

@@ -7,8 +7,10 @@ import fc from "fast-check";
 
 import { SmolVMError } from "../../../src/errors.js";
 import { ImageManager } from "../../../src/images/index.js";
+import { Layout } from "../../../src/images/store/layout.js";
 import { parseRecord } from "../../../src/images/store/record.js";
-import { content, flipByte, Origin, scratch } from "../setting.js";
+import { Stamps, statOrNull } from "../../../src/images/store/stamps.js";
+import { content, flipByte, Origin, scratch, sha256 } from "../setting.js";
 
 async function setting(t: TestContext) {
   const origin = await Origin.start(t);
@@ -100,6 +102,20 @@ test("a stamp says nothing of a file that it was not made for", async (t) => {
     [false, true],
   );
   assert.equal((await manager.inspect("hello")).assets[0]?.verifiedAt, null);
+});
+
+test("what no stat can show, a disk that rots, is found by a full verification and put right", async (t) => {
+  const { files, cacheDir, registry, image } = await setting(t);
+  flipByte(image.rootfsPath, 100);
+  const stamps = new Stamps(new Layout(cacheDir));
+  const stat = statOrNull(image.rootfsPath);
+  assert.ok(stat && (await stamps.settle(stat)));
+  stamps.record(sha256(files.rootfs), stat, new Date().toISOString());
+  const manager = new ImageManager({ cacheDir, registry });
+  await manager.ensureImage("hello");
+  assert.ok(!readFileSync(image.rootfsPath).equals(files.rootfs), "the stamp says that nothing was written");
+  await manager.ensureImage("hello", { verify: "full" });
+  assert.ok(readFileSync(image.rootfsPath).equals(files.rootfs));
 });
 
 test("whatever a fuzzer does to image.json, the image is used, put right or refused with a typed error", async (t) => {
