@@ -53,7 +53,9 @@ function state(changes: Partial<MachineState> = {}): MachineState {
 
 /** Stands for QEMU: a process with the run's token among its arguments. */
 async function standIn(): Promise<ChildProcess & { readonly identity: ProcessIdentity }> {
-  const child = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)", "--", "-uuid", TOKEN], { stdio: "ignore" });
+  const child = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)", "--", "-uuid", TOKEN], {
+    stdio: "ignore",
+  });
   await once(child, "spawn");
   const identity = processIdentity(child.pid);
   assert.ok(identity);

@@ -1,0 +1,235 @@
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { after, before, describe, test } from "node:test";
+import { Readable } from "node:stream";
+
+import { CommandExecutionUnavailableError, OperationTimeoutError, ValidationError } from "../../../src/errors.js";
+import type { SmolVM, VMOptions } from "../../../src/machine/index.js";
+import { eventually, leftOvers, type Home } from "../setting.js";
+
+/** What commands do, on a machine of any architecture. */
+export function commandTests(name: string, home: Home, create: (options: VMOptions) => Promise<SmolVM>): void {
+  describe(name, () => {
+    let vm: SmolVM;
+    before(async () => {
+      vm = await create({ envVars: { FROM_CONFIG: "1" } });
+    });
+    after(async () => {
+      await vm.delete();
+      assert.deepEqual(await leftOvers(home.folder), []);
+    });
+
+    test("a command's output, error output and exit code come back apart, in a frozen result", async () => {
+      const result = await vm.run("echo out; echo err >&2; exit 3");
+      assert.equal(result.stdout, "out\n");
+      assert.equal(result.stderr, "err\n");
+      assert.equal(result.output, "out");
+      assert.equal(result.exitCode, 3);
+      assert.equal(result.signal, null);
+      assert.equal(result.ok, false);
+      assert.ok(result.durationMs > 0);
+      assert.ok(Object.isFrozen(result));
+      assert.equal((await vm.run(["true"])).ok, true);
+    });
+
+    test("a string goes through the guest's shell, a list does not", async () => {
+      assert.equal((await vm.run("echo $((6 * 7)) | tr 4 5")).stdout, "52\n");
+      assert.equal((await vm.run(["echo", "$((6 * 7))", "a b", "'"])).stdout, "$((6 * 7)) a b '\n");
+    });
+
+    test("a command that a signal ended says so, and one that is not there has exit code 127", async () => {
+      const killed = await vm.run("kill -KILL $$");
+      assert.deepEqual([killed.exitCode, killed.signal, killed.ok], [null, "SIGKILL", false]);
+      assert.equal((await vm.run(["no-such-program"])).exitCode, 127);
+    });
+
+    test("bytes that are no text, NUL among them, come back as they were written", async () => {
+      const bytes = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte));
+      const { stdoutBytes, stderrBytes } = await vm.run("tee /dev/stderr", { stdin: bytes });
+      assert.ok(stdoutBytes.equals(bytes));
+      assert.ok(stderrBytes.equals(bytes));
+    });
+
+    test("50 MB of output arrive byte-exact", async (context) => {
+      const size = 50 * 1000 * 1000;
+      const { stdoutBytes, durationMs } = await vm.run(
+        `yes 'smolvm counts its bytes' | head -c ${size} | tee /tmp/sum.in; sha256sum < /tmp/sum.in >&2; rm /tmp/sum.in`,
+      );
+      const line = Buffer.from("smolvm counts its bytes\n");
+      const expected = Buffer.concat(Array.from({ length: Math.ceil(size / line.length) }, () => line)).subarray(
+        0,
+        size,
+      );
+      assert.equal(stdoutBytes.length, size);
+      assert.equal(
+        createHash("sha256").update(stdoutBytes).digest("hex"),
+        createHash("sha256").update(expected).digest("hex"),
+      );
+      context.diagnostic(`50 MB in ${Math.round(durationMs)} ms`);
+    });
+
+    test("two commands at once don't mix, and neither do two hundred", async (context) => {
+      const letters = await Promise.all(
+        ["a", "b"].map((letter) => vm.run(`for i in $(seq 2000); do echo ${letter.repeat(40)}; done`)),
+      );
+      assert.deepEqual(
+        letters.map(({ stdout }) => new Set(stdout.trim().split("\n"))),
+        [new Set(["a".repeat(40)]), new Set(["b".repeat(40)])],
+      );
+      const started = performance.now();
+      const results = await Promise.all(Array.from({ length: 200 }, (_, index) => vm.run(["echo", String(index)])));
+      assert.deepEqual(
+        results.map(({ output }) => output),
+        results.map((_, index) => String(index)),
+      );
+      context.diagnostic(`200 commands at once in ${Math.round(performance.now() - started)} ms`);
+    });
+
+    test("input comes from a string, bytes or a stream, and a command need not read it", async () => {
+      assert.equal((await vm.run("tr a-z A-Z", { stdin: "text" })).stdout, "TEXT");
+      const pieces = Readable.from([Buffer.from("one "), Buffer.from("two")]);
+      assert.equal((await vm.run(["cat"], { stdin: pieces })).stdout, "one two");
+      assert.equal((await vm.run(["true"], { stdin: Buffer.alloc(1_000_000) })).exitCode, 0);
+      assert.equal((await vm.run(["cat"])).stdout, "");
+    });
+
+    test("a stream that fails ends the command with the stream's error", async () => {
+      const broken = new Readable({
+        read() {
+          this.destroy(new Error("no more paper"));
+        },
+      });
+      await assert.rejects(vm.run(["cat"], { stdin: broken }), /no more paper/);
+    });
+
+    test("environment, working folder and user are the command's own", async () => {
+      const { stdout } = await vm.run('echo "$FROM_CONFIG $MINE"; pwd', { env: { MINE: "2" }, cwd: "/etc" });
+      assert.equal(stdout, "1 2\n/etc\n");
+      assert.equal((await vm.run("id -u; id -g", { user: "65534:65533" })).stdout, "65534\n65533\n");
+      await assert.rejects(vm.run("true", { user: "nobody-of-that-name" }), ValidationError);
+      await assert.rejects(vm.run("true", { cwd: "/no/such/folder" }), { code: "ENOENT" });
+    });
+
+    test("variables that are set last for later commands until they are taken back", async () => {
+      await vm.setEnvVars({ COLOUR: "blue", SHAPE: "round" });
+      assert.equal((await vm.run("echo $COLOUR $SHAPE $FROM_CONFIG")).output, "blue round 1");
+      await vm.unsetEnvVars(["SHAPE", "NEVER_SET"]);
+      assert.equal((await vm.run("echo $COLOUR $SHAPE")).output, "blue");
+      assert.deepEqual(await vm.listEnvVars(), { FROM_CONFIG: "1", COLOUR: "blue" });
+      await assert.rejects(vm.setEnvVars({ "NOT A NAME": "x" }), /envVars has 'NOT A NAME'/);
+      await vm.unsetEnvVars(["COLOUR"]);
+    });
+
+    test("output is handed over while the command runs", async () => {
+      const seen: string[] = [];
+      let firstAt = 0;
+      const started = performance.now();
+      const { stdout, stderr } = await vm.run("echo now; echo bad >&2; sleep 1; echo later", {
+        onStdout: (chunk) => {
+          firstAt ||= performance.now() - started;
+          seen.push(chunk.toString());
+        },
+        onStderr: (chunk) => seen.push(chunk.toString()),
+      });
+      assert.equal(stdout, "now\nlater\n");
+      assert.equal(stderr, "bad\n");
+      assert.deepEqual([...seen].sort(), ["bad\n", "later\n", "now\n"]);
+      assert.ok(firstAt < 900, `the first output after ${firstAt} ms`);
+    });
+
+    test("a callback that throws ends the command with its error", async () => {
+      const failing = vm.run("echo x; sleep 100", {
+        onStdout: () => {
+          throw new Error("the reader gave up");
+        },
+      });
+      await assert.rejects(failing, /the reader gave up/);
+      await eventually("the command is gone", async () => !(await vm.run("ps")).stdout.includes("sleep 100"));
+    });
+
+    test("a time-out kills all that the command started, daemons too, and the machine stays usable", async () => {
+      const started = performance.now();
+      const daemons =
+        "(setsid sleep 4321 &) ; setsid sh -c 'sleep 4322 & exec sleep 4323' & nohup sleep 4324 & sleep 4325";
+      await assert.rejects(vm.run(daemons, { timeoutMs: 700 }), (error: unknown) => {
+        assert.ok(error instanceof OperationTimeoutError);
+        assert.deepEqual([error.operation, error.timeoutMs], ["run", 700]);
+        return true;
+      });
+      const took = performance.now() - started;
+      assert.ok(took < 3000, `rejected after ${took} ms`);
+      assert.doesNotMatch((await vm.run("ps")).stdout, /sleep 432/);
+    });
+
+    test("aborting a command kills it and rejects with the caller's own reason", async () => {
+      const reason = new Error("changed my mind");
+      const controller = new AbortController();
+      const running = vm.run("sleep 5432 & sleep 5433", { signal: controller.signal });
+      setTimeout(() => controller.abort(reason), 300);
+      await assert.rejects(running, (error) => error === reason);
+      assert.doesNotMatch((await vm.run("ps")).stdout, /sleep 543/);
+      await assert.rejects(vm.run("true", { signal: AbortSignal.abort(reason) }), (error) => error === reason);
+    });
+
+    test("spawn gives streams both ways, and a signal to the whole group", async () => {
+      const echo = vm.spawn(["cat"]);
+      assert.ok((await echo.pid) > 1);
+      echo.stdin?.write("first ");
+      echo.stdin?.end("second");
+      let text = "";
+      for await (const chunk of echo.stdout) text += String(chunk);
+      assert.equal(text, "first second");
+      assert.deepEqual(await echo.wait(), { exitCode: 0, signal: null });
+
+      const group = vm.spawn("sleep 6543 & sleep 6544; true", { stdin: false });
+      assert.equal(group.stdin, null);
+      await group.pid;
+      await eventually("both run", async () => (await vm.run("ps")).stdout.match(/ sleep 654\d$/gm)?.length === 2);
+      group.kill("SIGTERM");
+      assert.deepEqual(await group.wait(), { exitCode: null, signal: "SIGTERM" });
+      await eventually("both are gone", async () => !(await vm.run("ps")).stdout.includes("sleep 654"));
+    });
+
+    test("a command with a terminal sees its size and every change of it", async () => {
+      const shell = vm.spawn("stty size; trap 'stty size; exit' WINCH; while :; do sleep 0.1; done", {
+        tty: { cols: 101, rows: 33 },
+      });
+      let text = "";
+      shell.stdout.on("data", (chunk: Buffer) => (text += chunk.toString()));
+      await eventually("the first size", () => text.includes("33 101"));
+      shell.resize({ cols: 90, rows: 20 });
+      await eventually("the second size", () => text.includes("20 90"));
+      await shell.wait();
+    });
+
+    test("arguments that can't be meant are refused by name", async () => {
+      await assert.rejects(vm.run(""), /command is ''/);
+      await assert.rejects(vm.run([]), /command is \[\]/);
+      await assert.rejects(vm.run("a\0b"), ValidationError);
+      await assert.rejects(vm.run("true", { timeoutMs: 0 }), /timeoutMs is 0/);
+      await assert.rejects(vm.run("true", { timeout: 5 } as object), /run has no field 'timeout'/);
+      assert.throws(() => vm.spawn("true", { tty: { cols: 0, rows: 1 } }), /tty is/);
+    });
+
+    test("when the guest's kernel panics, pending calls fail within a second and say why", async (context) => {
+      const pending = [vm.run("sleep 1000"), vm.files.readFile("/dev/zero"), vm.spawn("sleep 1001").wait()];
+      const settled = Promise.allSettled(pending.map((call) => call.finally(() => (lastAt = performance.now()))));
+      let lastAt = 0;
+      await vm.run("true");
+      const started = performance.now();
+      vm.spawn("echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger");
+      for (const outcome of await settled) {
+        assert.equal(outcome.status, "rejected");
+        assert.ok(outcome.reason instanceof CommandExecutionUnavailableError);
+        assert.match(outcome.reason.message, /has ended: the guest's kernel panicked: sysrq triggered crash/);
+        assert.ok(outcome.reason.cause instanceof Error);
+      }
+      const took = lastAt - started;
+      assert.ok(took < 1000, `all failed after ${took} ms`);
+      assert.equal(vm.status, "error");
+      assert.match(vm.console(), /Kernel panic/);
+      await assert.rejects(vm.run("true"), /kernel panicked/);
+      context.diagnostic(`from the panic to the last failed call: ${Math.round(took)} ms`);
+    });
+  });
+}
