@@ -200,6 +200,7 @@ void task_abandon(struct task *task); /* kill it, nobody listens any more */
 void tasks_abandon(struct lane *lane);
 void tasks_reap(void);
 bool task_pump(struct task *task); /* true if something moved */
+void tasks_rotate(void);
 bool task_busy(const struct task *task);
 int tasks_timeout(void); /* ms until a grace ends, -1: none */
 extern struct task *tasks;

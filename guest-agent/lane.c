@@ -132,6 +132,7 @@ static bool pump_round(void) {
     next = task->next;
     if (task_pump(task)) moved = true;
   }
+  tasks_rotate();
   for (int i = 0; i < MAX_LANES; i++) {
     if (lanes[i].fd >= 0 && flush(&lanes[i])) moved = true;
   }

@@ -367,6 +367,17 @@ bool task_pump(struct task *task) {
   return moved || task->over;
 }
 
+/* The first becomes the last, so that each has its turn at being first: the lane's buffer is full after a few. */
+void tasks_rotate(void) {
+  struct task *first = tasks;
+  if (!first || !first->next) return;
+  struct task *last = first;
+  while (last->next) last = last->next;
+  tasks = first->next;
+  last->next = first;
+  first->next = NULL;
+}
+
 bool task_busy(const struct task *task) {
   return task->over || source_ready(&task->out[0]) || source_ready(&task->out[1]) || finished(task) ||
          (task->in.fd >= 0 && task->in.writable && task->in.head < task->in.tail);

@@ -243,6 +243,21 @@ test("a reader that stops, stops the command; both sides stay small; afterwards 
   assert.equal(hash.digest("hex"), "a6d72ac7690f53be6ae46ba88506bd97302a093f7108472bd9efc3cefda06484");
 });
 
+test("commands that print without end don't keep others from the lane, nor each other", async () => {
+  await using agent = startAgent();
+  const guest = await agent.connect();
+  const floods = Array.from({ length: 6 }, () => guest.exec({ command: ["yes"] }));
+  const received = floods.map(() => 0);
+  floods.forEach((flood, i) =>
+    flood.stdout.on("data", (piece: Buffer) => (received[i] = (received[i] ?? 0) + piece.length)),
+  );
+  await until(() => Promise.resolve(received.every((size) => size > 20_000_000)));
+  assert.ok(Math.max(...received) < 4 * Math.min(...received), received.join(" "));
+  assert.equal((await run(guest, { command: "echo through" })).stdout.toString(), "through\n");
+  for (const flood of floods) flood.kill("SIGKILL");
+  await Promise.all(floods.map((flood) => flood.exit));
+});
+
 async function residentBytes(pid: number | undefined): Promise<number> {
   const status = await readFile(`/proc/${pid ?? 0}/status`, "utf8");
   return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024;
