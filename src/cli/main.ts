@@ -20,6 +20,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     const input = readCommand(name, found.command, found.argv);
     hostFailureStatus = found.command.hostFailureStatus ?? hostFailureStatus;
     const outcome = await found.command.run(input, { ...globals, signal: interrupt.signal });
+    await new Promise((resolve) => setImmediate(resolve)); // warnings arrive a turn after what they are about
     interrupt.signal.throwIfAborted();
     await writeOut(globals.json ? await asEnvelope(name, outcome) : (outcome.text ?? ""));
     return outcome.exitCode ?? 0;
