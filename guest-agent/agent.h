@@ -187,13 +187,8 @@ enum {
 
 struct task *task_new(struct lane *lane, uint32_t channel, enum task_kind kind);
 struct task *task_find(const struct lane *lane, uint32_t channel);
-void task_open_in(struct task *task, int fd, uint32_t window);
-void task_open_out(struct task *task, int index, int fd, uint32_t credit);
 void task_drop(struct task *task); /* the start failed */
-void task_deliver(struct task *task, const uint8_t *bytes, size_t length);
-bool task_charge(struct task *task, uint32_t cost);
 void task_end(struct task *task, uint8_t stream); /* of the input, or the host wants no more of an output */
-void task_credit(struct task *task, uint8_t stream, uint32_t amount);
 void task_signal(struct task *task, int signal, bool whole_tree);
 void task_resize(struct task *task, uint16_t cols, uint16_t rows);
 void task_abandon(struct task *task); /* kill it, nobody listens any more */
@@ -204,6 +199,23 @@ void tasks_rotate(void);
 bool task_busy(const struct task *task);
 int tasks_timeout(void); /* ms until a grace ends, -1: none */
 extern struct task *tasks;
+
+/* -- sink.c, source.c: a task's input and its outputs -------------------------------------------------------------- */
+
+void sink_open(struct task *task, int fd, uint32_t window);
+void sink_close(struct task *task);
+bool sink_charge(struct task *task, uint32_t cost); /* false: the host has no credit for it */
+void sink_deliver(struct task *task, const uint8_t *bytes, size_t length);
+bool sink_pump(struct task *task);
+bool sink_busy(const struct sink *in);
+
+void source_open(struct task *task, int index, int fd, uint32_t credit);
+void source_close(struct source *out);
+void source_credit(struct task *task, uint8_t stream, uint32_t amount);
+bool source_ready(const struct source *out);
+bool source_pump(struct source *out);
+
+/* -- job.c: work in a child -------------------------------------------------------------------------------------------- */
 
 /* Runs `work` in a child; its result, an errno, ends the channel with REPLY or FAIL. */
 struct job {

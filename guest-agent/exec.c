@@ -206,12 +206,12 @@ static void start(struct lane *lane, uint32_t channel, struct request *q, struct
   }
   uint32_t window = q->input ? STDIN_WINDOW : 0;
   if (q->tty) {
-    task_open_in(task, ends.fd[4], window);
-    task_open_out(task, 0, ends.fd[4], q->credit[0]);
+    sink_open(task, ends.fd[4], window);
+    source_open(task, 0, ends.fd[4], q->credit[0]);
   } else {
-    if (q->input) task_open_in(task, ends.fd[3], window);
-    task_open_out(task, 0, ends.fd[4], q->credit[0]);
-    task_open_out(task, 1, ends.fd[5], q->credit[1]);
+    if (q->input) sink_open(task, ends.fd[3], window);
+    source_open(task, 0, ends.fd[4], q->credit[0]);
+    source_open(task, 1, ends.fd[5], q->credit[1]);
   }
   uint8_t payload[8];
   struct writer w = {.at = payload, .end = payload + sizeof payload};

@@ -57,12 +57,12 @@ void job_start(struct lane *lane, uint32_t channel, const struct job *job, const
   }
   task->scrap = job->scrap;
   if (in[1] >= 0) {
-    task_open_in(task, in[1], JOB_WINDOW);
+    sink_open(task, in[1], JOB_WINDOW);
     uint8_t payload[8];
     struct writer w = {.at = payload, .end = payload + sizeof payload};
     put_u32(&w, 0);
     put_u32(&w, JOB_WINDOW);
     lane_send(lane, channel, FRAME_STARTED, 0, payload, sizeof payload);
   }
-  if (out[0] >= 0) task_open_out(task, 0, out[0], job->credit);
+  if (out[0] >= 0) source_open(task, 0, out[0], job->credit);
 }

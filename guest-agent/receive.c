@@ -88,7 +88,7 @@ static void act(struct lane *lane, uint32_t channel, uint8_t type, uint8_t strea
     return;
   case FRAME_CREDIT: {
     uint32_t amount = get_u32(r);
-    if (task && !r->bad) task_credit(task, stream, amount);
+    if (task && !r->bad) source_credit(task, stream, amount);
     break;
   }
   case FRAME_SIGNAL: {
@@ -117,7 +117,7 @@ static void act(struct lane *lane, uint32_t channel, uint8_t type, uint8_t strea
 static void begin_data(struct lane *lane, uint32_t channel, uint8_t stream, uint32_t length) {
   if (length == 0 || stream != 0) return protocol_error(lane, "bad data frame");
   struct task *task = task_find(lane, channel); /* gone is fine: it ended while this was on its way */
-  if (task && !task_charge(task, length + FRAME_COST)) return protocol_error(lane, "data without credit");
+  if (task && !sink_charge(task, length + FRAME_COST)) return protocol_error(lane, "data without credit");
   lane->data_task = task;
   lane->data_left = length;
 }
@@ -128,7 +128,7 @@ static size_t step(struct lane *lane, const uint8_t *at, size_t available) {
     /* A port brings a page at a time. The host sends whole frames, so the rest is near: pass it on in decent pieces. */
     if (available < lane->data_left && available < DATA_PIECE) return 0;
     size_t part = available < lane->data_left ? available : lane->data_left;
-    if (lane->data_task) task_deliver(lane->data_task, at, part);
+    if (lane->data_task) sink_deliver(lane->data_task, at, part);
     lane->data_left -= (uint32_t)part;
     return part;
   }

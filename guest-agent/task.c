@@ -1,8 +1,5 @@
-#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -12,18 +9,6 @@
 
 struct task *tasks;
 static unsigned task_count;
-
-static void on_sink(struct watch *watch, uint32_t events) {
-  (void)events;
-  ((struct sink *)watch)->writable = true;
-}
-
-static void on_source(struct watch *watch, uint32_t events) {
-  if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) ((struct source *)watch)->readable = true;
-  struct task *task = ((struct source *)watch)->task;
-  /* A terminal has one descriptor for both ways. */
-  if (task->tty && (events & EPOLLOUT)) task->in.writable = true;
-}
 
 struct task *task_new(struct lane *lane, uint32_t channel, enum task_kind kind) {
   if (task_count >= MAX_TASKS) return NULL;
@@ -47,132 +32,22 @@ struct task *task_find(const struct lane *lane, uint32_t channel) {
   return NULL;
 }
 
-void task_open_in(struct task *task, int fd, uint32_t window) {
-  struct sink *in = &task->in;
-  in->task = task;
-  in->fd = fd;
-  in->window = window;
-  in->writable = true;
-  in->watch.on_event = on_sink;
-  if (!task->tty) loop_add(fd, EPOLLOUT, &in->watch);
-}
-
-void task_open_out(struct task *task, int index, int fd, uint32_t credit) {
-  struct source *out = &task->out[index];
-  out->task = task;
-  out->fd = fd;
-  out->stream = (uint8_t)(index + 1);
-  out->credit = credit;
-  out->readable = true;
-  out->watch.on_event = on_source;
-  loop_add(fd, task->tty ? EPOLLIN | EPOLLOUT : EPOLLIN, &out->watch);
-}
-
-static void close_in(struct task *task) {
-  if (task->in.fd >= 0 && !task->tty) loop_close(task->in.fd);
-  task->in.fd = -1;
-  free(task->in.buffer);
-  task->in.buffer = NULL;
-  task->in.head = task->in.tail = 0;
-}
-
-static void close_out(struct source *out) {
-  loop_close(out->fd);
-  out->fd = -1;
-  if (out->task && out->task->tty) out->task->in.fd = -1;
-}
-
 /* Detaches it from its lane; the memory goes at the next pump, as an event may still point here. */
 void task_drop(struct task *task) {
   lane_forget_task(task);
   task->lane = NULL;
-  close_in(task);
-  close_out(&task->out[0]);
-  close_out(&task->out[1]);
+  sink_close(task);
+  source_close(&task->out[0]);
+  source_close(&task->out[1]);
   if (task->pid <= 0) task->over = true;
-}
-
-bool task_charge(struct task *task, uint32_t cost) {
-  if (task->in.window < cost) return false;
-  task->in.window -= cost;
-  task->in.owed += FRAME_COST; /* the frame's own cost comes back at once, that of its bytes when they have left */
-  return true;
-}
-
-static uint32_t window_of(const struct task *task) { return task->kind == TASK_JOB ? JOB_WINDOW : STDIN_WINDOW; }
-
-static void give_back(struct sink *in, size_t bytes) { in->owed += (uint32_t)bytes; }
-
-static bool sink_flush(struct sink *in) {
-  bool moved = false;
-  while (in->fd >= 0 && in->writable && in->head < in->tail) {
-    ssize_t n = write(in->fd, in->buffer + in->head, in->tail - in->head);
-    if (n > 0) {
-      in->head += (size_t)n;
-      give_back(in, (size_t)n);
-      moved = true;
-    } else if (n < 0 && errno == EINTR) {
-      continue;
-    } else if (n < 0 && errno == EAGAIN) {
-      in->writable = false;
-    } else {
-      /* The process closed its end: what it does not want is not its sender's trouble. */
-      give_back(in, in->tail - in->head);
-      close_in(in->task);
-      return true;
-    }
-  }
-  if (in->buffer && in->head == in->tail) {
-    free(in->buffer);
-    in->buffer = NULL;
-    in->head = in->tail = 0;
-  }
-  return moved;
-}
-
-void task_deliver(struct task *task, const uint8_t *bytes, size_t length) {
-  struct sink *in = &task->in;
-  if (length > 0) in->line_open = bytes[length - 1] != '\n' && bytes[length - 1] != '\r';
-  while (length > 0 && in->fd >= 0 && !in->end && in->writable && in->head == in->tail) {
-    ssize_t n = write(in->fd, bytes, length);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && errno == EAGAIN) in->writable = false;
-    if (n < 0 && errno != EAGAIN) close_in(task);
-    if (n <= 0) break;
-    give_back(in, (size_t)n);
-    bytes += n;
-    length -= (size_t)n;
-  }
-  if (length == 0) return;
-  if (in->fd < 0 || in->end) return give_back(in, length);
-  /* Credits bound what is here, so a buffer of the window's size always has room once its front is moved away. */
-  size_t size = window_of(task);
-  if (!in->buffer) in->buffer = malloc(size);
-  if (!in->buffer || in->tail - in->head + length > size) {
-    lane_fail(task->lane, task->channel, ENOMEM, "input");
-    return task_abandon(task);
-  }
-  if (in->tail + length > size) {
-    memmove(in->buffer, in->buffer + in->head, in->tail - in->head);
-    in->tail -= in->head;
-    in->head = 0;
-  }
-  memcpy(in->buffer + in->tail, bytes, length);
-  in->tail += length;
 }
 
 void task_end(struct task *task, uint8_t stream) {
   if (stream == 0) {
     task->in.end = true;
   } else if (stream <= 2 && !task->tty) {
-    close_out(&task->out[stream - 1]); /* the process gets SIGPIPE when it writes on, as in a shell's pipe */
+    source_close(&task->out[stream - 1]); /* the process gets SIGPIPE when it writes on, as in a shell's pipe */
   }
-}
-
-void task_credit(struct task *task, uint8_t stream, uint32_t amount) {
-  if (stream < 1 || stream > 2) return;
-  struct source *out = &task->out[stream - 1];
-  out->credit = out->credit > UINT32_MAX - amount ? UINT32_MAX : out->credit + amount;
 }
 
 void task_signal(struct task *task, int signal, bool whole_tree) {
@@ -209,7 +84,7 @@ static void note_exit(struct task *task, int status) {
   task->exited = true;
   task->status = status;
   task->exited_at = now_ms();
-  close_in(task);
+  sink_close(task);
   for (int i = 0; i < 2; i++) {
     int left = 0;
     struct source *out = &task->out[i];
@@ -233,47 +108,6 @@ void tasks_reap(void) {
       }
     }
   }
-}
-
-static bool source_ready(const struct source *out) {
-  if (out->fd < 0 || !out->readable) return false;
-  const struct lane *lane = out->task->lane;
-  return !lane || (out->credit > FRAME_COST && lane_room(lane) >= HEADER_SIZE + 4096);
-}
-
-static bool source_pump(struct source *out) {
-  if (!source_ready(out)) return false;
-  struct task *task = out->task;
-  struct lane *lane = task->lane;
-  static uint8_t discarded[64 * 1024];
-  size_t want = sizeof discarded;
-  uint8_t *at = discarded;
-  if (lane) {
-    want = lane_room(lane) - HEADER_SIZE;
-    if (want > DATA_PAYLOAD) want = DATA_PAYLOAD;
-    if (want > out->credit - FRAME_COST) want = out->credit - FRAME_COST;
-    at = lane_reserve(lane, want);
-  }
-  ssize_t n;
-  do {
-    n = read(out->fd, at, want);
-  } while (n < 0 && errno == EINTR);
-  if (n > 0) {
-    if (lane) {
-      lane_commit(lane, task->channel, FRAME_DATA, out->stream, (size_t)n);
-      out->credit -= (uint32_t)n + FRAME_COST;
-      out->due -= (size_t)n < out->due ? (size_t)n : out->due;
-    }
-    return true;
-  }
-  if (n < 0 && errno == EAGAIN) {
-    out->readable = false;
-    out->due = 0; /* whatever was counted, nothing is left */
-    return false;
-  }
-  close_out(out); /* the end, or EIO of a terminal that nobody holds any more */
-  if (lane) lane_send(lane, task->channel, FRAME_END, out->stream, NULL, 0);
-  return true;
 }
 
 static bool grace_is_over(const struct task *task) { return now_ms() >= task->exited_at + DRAIN_GRACE_MS; }
@@ -310,18 +144,6 @@ static void report(struct task *task) {
   for (int i = 0; i < 2; i++) task->out[i].readable = true;
 }
 
-static bool pay_back(struct task *task) {
-  struct sink *in = &task->in;
-  if (!task->lane || in->owed < window_of(task) / 4 || lane_room(task->lane) < 256) return false;
-  uint8_t payload[4];
-  struct writer w = {.at = payload, .end = payload + sizeof payload};
-  put_u32(&w, in->owed);
-  lane_send(task->lane, task->channel, FRAME_CREDIT, 0, payload, sizeof payload);
-  in->window += in->owed;
-  in->owed = 0;
-  return true;
-}
-
 static void task_free(struct task *task) {
   for (struct task **at = &tasks; *at; at = &(*at)->next) {
     if (*at == task) {
@@ -342,20 +164,7 @@ bool task_pump(struct task *task) {
     task_free(task);
     return true;
   }
-  bool moved = sink_flush(&task->in);
-  if (task->in.end && task->in.fd >= 0 && task->in.head == task->in.tail) {
-    task->in.end = false;
-    if (task->tty) {
-      /* What a person types to end the input: control-D; behind an unfinished line twice, as the first only sends the line. */
-      size_t length = task->in.line_open ? 2 : 1;
-      task_deliver(task, (const uint8_t[]){4, 4}, length);
-      task->in.owed -= task->in.owed < length ? task->in.owed : (uint32_t)length; /* the host never paid for these */
-    } else {
-      close_in(task);
-    }
-    moved = true;
-  }
-  if (pay_back(task)) moved = true;
+  bool moved = sink_pump(task);
   for (int i = 0; i < 2; i++) {
     if (source_pump(&task->out[i])) moved = true;
   }
@@ -379,8 +188,7 @@ void tasks_rotate(void) {
 }
 
 bool task_busy(const struct task *task) {
-  return task->over || source_ready(&task->out[0]) || source_ready(&task->out[1]) || finished(task) ||
-         (task->in.fd >= 0 && task->in.writable && task->in.head < task->in.tail);
+  return task->over || source_ready(&task->out[0]) || source_ready(&task->out[1]) || finished(task) || sink_busy(&task->in);
 }
 
 int tasks_timeout(void) {
