@@ -1,21 +1,22 @@
-import { CommandExecutionUnavailableError, HostError, SmolVMError, VMNotFoundError, VMStateError } from "../errors.js";
+import { CommandExecutionUnavailableError, SmolVMError, VMNotFoundError, VMStateError } from "../errors.js";
 import type { AgentInfo, ExecRequest, GuestConnection, GuestProcess as RemoteProcess } from "../guest/index.js";
 import { liveness } from "../host/process.js";
 import type { QemuProcess } from "../hypervisor/index.js";
 import { boot } from "./boot.js";
+import { Channel } from "./channel.js";
 import { waitForClaim } from "./claim.js";
 import { rotateConsole } from "./console-log.js";
 import { explainDeath, type Death } from "./death.js";
-import { openFreeLane, type Lane } from "./lanes.js";
+import { openFreeLane } from "./lanes.js";
 import { dropEndedLeases } from "./lease.js";
 import { claimMachine } from "./make.js";
-import { endWithProgram, killQemu, sweep, untilGone } from "./reaper.js";
+import { endWithProgram, sweep, untilGone } from "./reaper.js";
+import { removeMachine } from "./remove.js";
 import type { Wish } from "./source.js";
 import {
   loadState,
   machineFiles,
   machineFolder,
-  removeFolder,
   saveState,
   type MachineFiles,
   type MachineState,
@@ -29,7 +30,6 @@ const ATTACH_TIMEOUT_MS = 5000;
 const ROTATE_MS = 2000;
 /** A dying QEMU closes its sockets a moment before the system tells that it is gone. */
 const DEATH_GRACE_MS = 500;
-const KILL_WAIT_MS = 5000;
 
 export interface BootLimits {
   readonly timeoutMs: number | undefined;
@@ -47,8 +47,7 @@ export class Machine {
   #deleted = false;
   /** Only where this object started it. */
   #qemu: QemuProcess | null = null;
-  #lane: Lane | null = null;
-  #laneFailure: Error | null = null;
+  readonly #channel = new Channel((reason) => this.#lost(reason));
   #releaseImage: (() => Promise<void>) | null = null;
   #endsWithProgram: Disposable | null = null;
   #rotation: NodeJS.Timeout | undefined;
@@ -80,7 +79,7 @@ export class Machine {
 
   /** What the guest's agent has said of itself, while there is a connection. */
   get agent(): AgentInfo | undefined {
-    return this.#lane?.connection.agent;
+    return this.#channel.agent;
   }
 
   get detached(): boolean {
@@ -104,7 +103,7 @@ export class Machine {
         await sweeping;
       } catch (error) {
         if (isNew) await this.#remove();
-        this.#status = "error";
+        if (!(error instanceof VMStateError)) this.#status = "error";
         throw error;
       } finally {
         this.#starting = null;
@@ -127,8 +126,8 @@ export class Machine {
         this.#leave();
         // Told beforehand: other programs lose their connections and are to know that it is meant.
         await saveState(this.files, { ...state, status: "stopped", reason: null });
-        if (state.run !== null) await stopRunning(this.files, state, { qemu, lane: this.#lane });
-        await this.#dropLane();
+        if (state.run !== null) await stopRunning(this.files, state, { qemu, lane: this.#channel.lane });
+        await this.#channel.drop();
         this.#death = null;
         const stopped: MachineState = { ...state, status: "stopped", reason: null, run: null, ports: [] };
         this.#adopt(stopped);
@@ -160,7 +159,7 @@ export class Machine {
       const state = await loadState(this.vmId);
       if (state === null) {
         this.#leave();
-        await this.#dropLane();
+        await this.#channel.drop();
         this.#state = null;
         this.#deleted = true;
         this.#status = "stopped";
@@ -173,7 +172,7 @@ export class Machine {
       }
       if (!sameRun) {
         this.#leave();
-        await this.#dropLane();
+        await this.#channel.drop();
       }
       this.#adopt(state);
       await this.#attach();
@@ -205,10 +204,12 @@ export class Machine {
 
   /** @throws CommandExecutionUnavailableError */
   connection(): GuestConnection {
-    if (this.#lane !== null) return this.#lane.connection;
+    const { connection, failure } = this.#channel;
+    if (connection !== null) return connection;
     if (this.#status !== "running") throw this.notRunning();
     throw new CommandExecutionUnavailableError(`The machine '${this.vmId}' can't be reached.`, {
-      ...(this.#laneFailure === null ? {} : { cause: this.#laneFailure, hint: hintOf(this.#laneFailure) }),
+      cause: failure ?? undefined,
+      hint: failure instanceof SmolVMError ? failure.hint : undefined,
       details: { vmId: this.vmId },
     });
   }
@@ -217,9 +218,8 @@ export class Machine {
     return this.connection().exec(request);
   }
 
-  /** An idle machine doesn't keep the program alive; one that is held does. */
   hold(): Disposable {
-    return this.#lane?.hold() ?? { [Symbol.dispose]: () => undefined };
+    return this.#channel.hold();
   }
 
   /** A connection that broke because the machine died is reported with the machine's cause of death. */
@@ -231,7 +231,7 @@ export class Machine {
   }
 
   /** The error of calls that need a running machine. */
-  notRunning(cause: unknown = this.#laneFailure ?? undefined): CommandExecutionUnavailableError {
+  notRunning(cause: unknown = this.#channel.failure ?? undefined): CommandExecutionUnavailableError {
     if (this.#death === null) {
       return new CommandExecutionUnavailableError(`The machine '${this.vmId}' is not running: it is ${this.#status}.`, {
         hint: this.#deleted ? "Create another one." : "Start it first.",
@@ -270,14 +270,14 @@ export class Machine {
       const state = await loadState(this.vmId);
       if (state === null) throw new VMNotFoundError(this.vmId);
       if (state.run?.qemu && liveness(state.run.qemu) !== "dead") {
+        this.#adopt(state);
         throw new VMStateError(`The machine '${this.vmId}' runs already.`);
       }
       this.#death = null;
-      this.#laneFailure = null;
       try {
         const running = await boot(this.files, state, { ...limits, onSpawn: (qemu) => (this.#qemu = qemu) });
         this.#adopt(running.state);
-        this.#use(running.lane);
+        this.#channel.use(running.lane);
         this.#watch(running.qemu);
       } catch (error) {
         this.#qemu = null;
@@ -295,11 +295,12 @@ export class Machine {
   #watch(qemu: QemuProcess): void {
     const rotate = (): void => void rotateConsole(this.files.console).catch(() => undefined); // tried again soon
     this.#rotation = setInterval(rotate, ROTATE_MS).unref();
-    void qemu.exited.then(async (exit) => {
+    const ended = qemu.exited.then(async (exit) => {
       if (this.#qemu !== qemu) return; // it was ended on purpose
       this.#leave();
       await this.#noteDeath(explainDeath(this.files, exit));
     });
+    ended.catch(() => undefined); // nobody waits for this, and the status is set before anything can fail
   }
 
   /** From now on the end of QEMU is no news. */
@@ -311,7 +312,7 @@ export class Machine {
   async #noteDeath(death: Death): Promise<void> {
     this.#death = death;
     this.#status = death.status;
-    await this.#dropLane();
+    await this.#channel.drop();
     const state = await loadState(this.vmId);
     // Another program may have deleted it, or started it anew.
     if (state === null || state.run?.token !== this.#state?.run?.token) return;
@@ -325,23 +326,12 @@ export class Machine {
   }
 
   async #attach(): Promise<void> {
-    if (this.#status !== "running" || this.#lane !== null) return;
+    if (this.#status !== "running" || this.#channel.lane !== null) return;
     try {
-      this.#use(await openFreeLane(this.files, { timeoutMs: ATTACH_TIMEOUT_MS }));
-      this.#laneFailure = null;
+      this.#channel.use(await openFreeLane(this.files, { timeoutMs: ATTACH_TIMEOUT_MS }));
     } catch (error) {
-      this.#laneFailure = error as Error;
+      this.#channel.failed(error as Error);
     }
-  }
-
-  #use(lane: Lane): void {
-    this.#lane = lane;
-    void lane.connection.closed.then(async (reason) => {
-      if (this.#lane !== lane) return; // closed by this object
-      this.#laneFailure = reason;
-      await this.#dropLane();
-      await this.#lost(reason);
-    });
   }
 
   /** The guest has hung up. Mostly its QEMU has ended; if not, its agent is not to be trusted any more. */
@@ -363,41 +353,18 @@ export class Machine {
     else await this.#noteDeath(explainDeath(this.files, null));
   }
 
-  async #dropLane(): Promise<void> {
-    const lane = this.#lane;
-    this.#lane = null;
-    await lane?.close();
-  }
-
   /** Ends what runs and removes everything. */
   async #remove(): Promise<void> {
     const qemu = this.#qemu;
     this.#leave();
-    await this.#dropLane();
-    if (this.#state !== null) {
-      if (qemu !== null) {
-        qemu.kill();
-        await Promise.race([qemu.exited, pause(KILL_WAIT_MS)]);
-      } else {
-        const state = await loadState(this.vmId);
-        if (state !== null) await killQemu(state);
-      }
-      await removeFolder(this.files.folder).catch((error: unknown) => {
-        throw new HostError("HOST_IO", `The machine's folder '${this.files.folder}' can't be removed.`, {
-          cause: error,
-        });
-      });
-    }
+    await this.#channel.drop();
+    if (this.#state !== null) await removeMachine(this.files, this.vmId, qemu, CLAIM_TIMEOUT_MS);
     this.#endsWithProgram?.[Symbol.dispose]();
     if (this.#releaseImage !== null) await this.#releaseImage();
     else if (this.#state !== null) await dropEndedLeases([this.#state.cacheDir]);
     this.#releaseImage = null;
     this.#state = null;
   }
-}
-
-function hintOf(error: Error): string | undefined {
-  return error instanceof SmolVMError ? error.hint : undefined;
 }
 
 function pause(ms: number): Promise<void> {
