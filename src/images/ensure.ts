@@ -1,5 +1,5 @@
-import { isRightInPlace, obtainAsset, type HuntOptions, type Obtained } from "./asset.js";
 import { HostError } from "../errors.js";
+import { isRightInPlace, obtainAsset, type HuntOptions, type Obtained } from "./asset.js";
 import { LocalImage } from "./source.js";
 import type { ImageOrigin, ImageRecord, ImageStore } from "./store/index.js";
 import { warnUnverified } from "./unverified.js";
@@ -35,12 +35,10 @@ async function install(
       options.report({ asset: asset.kind, phase: "done", bytes: found.record.size, total: found.record.size });
       return found;
     });
-    const unverified = obtained.filter(({ asset, origin }) => asset.digest === null && origin !== "cache");
-    if (unverified.length > 0)
-      warnUnverified(
-        name,
-        unverified.map(({ asset }) => asset.kind),
-      );
+    const unverified = obtained
+      .filter(({ asset, origin }) => asset.digest === null && origin !== "cache")
+      .map(({ asset }) => asset.kind);
+    if (unverified.length > 0) warnUnverified(name, unverified);
     const assets = Object.fromEntries(obtained.map(({ asset, record: found }) => [asset.kind, found]));
     await installation.commit(name, { assets, bootArgs, origin: originOf(obtained, record) });
   });

@@ -1,5 +1,5 @@
-import { imageDir } from "../host/home.js";
 import { ImageError, ValidationError } from "../errors.js";
+import { imageDir } from "../host/home.js";
 import { BUILTIN_IMAGES } from "./builtin.js";
 import * as inventory from "./inventory.js";
 import { assertImageName } from "./name.js";

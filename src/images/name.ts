@@ -16,6 +16,10 @@ export function assertImageName(name: unknown): asserts name is string {
   }
 }
 
+export function isImageName(name: string): boolean {
+  return name.trim() !== "" && objectionTo(name) === null;
+}
+
 function objectionTo(name: string): string | null {
   if (name.length > MAX_CHARACTERS) return `is longer than ${MAX_CHARACTERS} characters`;
   if (Buffer.byteLength(name) > MAX_BYTES) return `is longer than ${MAX_BYTES} bytes in UTF-8`;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 
@@ -18,6 +18,7 @@ test("the list has the images of the registry and of the cache, with what they o
   const manager = new ImageManager({ cacheDir, registry });
   await manager.ensureImage("hello");
   await build(cacheDir, "mine");
+  for (const stranger of [" white space", "control\u202echaracter", ".hidden"]) mkdirSync(join(cacheDir, stranger));
   const [absent, hello, mine] = await manager.list();
   assert.deepEqual(absent, {
     name: "absent",

@@ -82,10 +82,6 @@ export class ArchiveReader {
     });
   }
 
-  refuse(what: string): never {
-    throw this.invalid(what);
-  }
-
   #plain(header: TarHeader): ArchiveMember {
     this.#expectFile(header);
     const extents: Extents = header.size === 0 ? [] : [[0, header.size]];

@@ -2,12 +2,13 @@ import { type BigIntStats, chmodSync, linkSync, renameSync, rmSync } from "node:
 import { join } from "node:path";
 
 import { isErrno } from "../storage-failure.js";
-import { entryAt, makeFolder, parseJson, readSmallFile, replaceFile, syncFile, syncFolder, unique } from "./durable.js";
+import { makeFolder, replaceFile, syncFile, syncFolder, unique } from "./durable.js";
 import { hashFile, type HashOptions } from "./hash.js";
 import type { Layout } from "./layout.js";
+import { entryAt, matchesStat, parseJson, readSmallFile, statOrNull } from "./look.js";
 import type { Extents } from "./record.js";
 import { copySparse, moveFile } from "./sparse.js";
-import { matchesStat, statOrNull, type Stamps } from "./stamps.js";
+import { type Stamps } from "./stamps.js";
 
 /** A blob's extents are read only when a copy is made; beyond this size the scan for zeros does as well. */
 const MAX_EXTENTS_BYTES = 16 * 1024 * 1024;

@@ -4,9 +4,9 @@ import { basename, dirname } from "node:path";
 import { LocalImage } from "../source.js";
 import { isErrno } from "../storage-failure.js";
 import { ASSET_FILES, type Layout } from "./layout.js";
+import { matchesStat, statOrNull } from "./look.js";
 import { imageNames } from "./prune.js";
 import { ASSET_KINDS, type AssetKind, type ImageRecord, readRecord } from "./record.js";
-import { matchesStat, statOrNull } from "./stamps.js";
 
 /** An image as its image.json has it. Nothing is said of its files. */
 export interface CatalogEntry {

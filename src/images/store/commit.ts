@@ -3,9 +3,10 @@ import { join } from "node:path";
 
 import { isErrno } from "../storage-failure.js";
 import type { Blobs } from "./blobs.js";
-import { entryAt, makeFolder, replaceFile, syncFolder, unique } from "./durable.js";
+import { makeFolder, replaceFile, syncFolder, unique } from "./durable.js";
 import { ASSET_FILES, RECORD_FILE, type Layout } from "./layout.js";
-import { acquireLock } from "./locks.js";
+import { acquireLock, isLocked } from "./locks.js";
+import { entryAt } from "./look.js";
 import { assetsOf, formatRecord, readRecord, type ImageRecord } from "./record.js";
 import { moveFile } from "./sparse.js";
 import type { Stamps } from "./stamps.js";
@@ -18,17 +19,31 @@ export interface Rooms {
 }
 
 /** Runs a short change of names alone in this cache. The signal ends the wait for it; the change itself takes milliseconds. */
-export async function underCommitLock<T>(
-  { layout }: Rooms,
-  work: () => T | Promise<T>,
-  signal?: AbortSignal,
-): Promise<T> {
-  const lock = await acquireLock(join(layout.locks, "commit"), signal);
+export async function underCommitLock<T>(rooms: Rooms, work: () => T | Promise<T>, signal?: AbortSignal): Promise<T> {
+  const lock = await acquireLock(commitLock(rooms), signal);
   try {
     return await work();
   } finally {
     lock.release();
   }
+}
+
+/**
+ * The same for a change that frees space. On a disk that is full to the last block nobody can announce that he wants the lock; then
+ * the change goes on without, unless someone has it.
+ */
+export async function underCommitLockIfRoom<T>(rooms: Rooms, work: () => T | Promise<T>): Promise<T> {
+  try {
+    return await underCommitLock(rooms, work);
+  } catch (error) {
+    const full = isErrno(error, "ENOSPC", "EDQUOT");
+    if (!full || isLocked(commitLock(rooms))) throw error;
+    return work();
+  }
+}
+
+function commitLock({ layout }: Rooms): string {
+  return join(layout.locks, "commit");
 }
 
 /**

@@ -1,20 +1,8 @@
-import {
-  closeSync,
-  constants,
-  fstatSync,
-  fsyncSync,
-  lstatSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  type Stats,
-  writeFileSync,
-} from "node:fs";
+import { closeSync, constants, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 
 import { isErrno } from "../storage-failure.js";
+import { entryAt } from "./look.js";
 
 /** A name that no other process and no other call chooses. */
 export function unique(): string {
@@ -76,42 +64,4 @@ export function replaceFile(path: string, text: string, options: { readonly dura
     throw error;
   }
   if (options.durable) syncFolder(folder);
-}
-
-/** What is at a path, a symbolic link not followed; undefined if nothing is, or if a file is where a folder should be. */
-export function entryAt(path: string): Stats | undefined {
-  try {
-    return lstatSync(path, { throwIfNoEntry: false });
-  } catch (error) {
-    if (isErrno(error, "ENOTDIR")) return undefined;
-    throw error;
-  }
-}
-
-/** A small regular file's text; null if there is none, if it is something else than a file, or if it is larger than `maxBytes`. */
-export function readSmallFile(path: string, maxBytes: number): string | null {
-  let fd: number;
-  try {
-    // O_NONBLOCK: opening a pipe that someone put there must not wait for its other end.
-    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-  } catch (error) {
-    if (isErrno(error, "ENOENT", "ENOTDIR", "ELOOP", "ENXIO")) return null;
-    throw error;
-  }
-  try {
-    const stat = fstatSync(fd);
-    return stat.isFile() && stat.size <= maxBytes ? readFileSync(fd, "utf8") : null;
-  } finally {
-    closeSync(fd);
-  }
-}
-
-/** Parses what `readSmallFile` gave; null for what is not JSON. */
-export function parseJson(text: string | null): unknown {
-  if (text === null) return null;
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null; // torn or foreign: all the same as not there, and the caller can do without
-  }
 }

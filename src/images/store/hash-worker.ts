@@ -5,18 +5,17 @@ import { parentPort, workerData } from "node:worker_threads";
 
 import type { HashAnswer, HashJob } from "./hash.js";
 
-const READ_SIZE = 256 * 1024;
 /** Bytes between two reports: some 20 ms of hashing. */
 const REPORT_EVERY = 32 * 1024 * 1024;
 
-const { fd } = workerData as HashJob;
-const buffer = Buffer.allocUnsafe(READ_SIZE);
+const { fd, readSize } = workerData as HashJob;
+const buffer = Buffer.allocUnsafe(readSize);
 const hash = createHash("sha256");
 let bytes = 0;
 let reportAt = REPORT_EVERY;
 
-for (let read; (read = readSync(fd, buffer, 0, READ_SIZE, bytes)) > 0;) {
-  hash.update(read === READ_SIZE ? buffer : buffer.subarray(0, read));
+for (let read; (read = readSync(fd, buffer, 0, readSize, bytes)) > 0;) {
+  hash.update(read === readSize ? buffer : buffer.subarray(0, read));
   bytes += read;
   if (bytes >= reportAt) {
     reportAt = bytes + REPORT_EVERY;

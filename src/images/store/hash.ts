@@ -2,7 +2,7 @@ import { closeSync, constants, fstatSync, openSync, readSync, type BigIntStats }
 import { setImmediate as nextTurn } from "node:timers/promises";
 
 import { isErrno } from "../storage-failure.js";
-import { matchesStat, sameBytes } from "./stamps.js";
+import { matchesStat, sameBytes } from "./look.js";
 
 export interface HashOptions {
   readonly signal?: AbortSignal | undefined;
@@ -19,7 +19,7 @@ export interface HashedFile {
 }
 
 /** Bytes read at a time. At 64 KiB to 4 MiB with a reused buffer, Node hashes as fast as OpenSSL itself. */
-export const READ_SIZE = 256 * 1024;
+const READ_SIZE = 256 * 1024;
 /** Below this a worker's start (some 30 ms) costs more than it saves. */
 const WORKER_FROM = 32 * 1024 * 1024;
 /** How much is hashed on the main thread before other work gets its turn: 2–4 ms. */
@@ -28,6 +28,7 @@ const TURN_SIZE = 4 * 1024 * 1024;
 /** What a worker is given, and what it answers. */
 export interface HashJob {
   readonly fd: number;
+  readonly readSize: number;
 }
 export type HashAnswer = { readonly bytes: number } | { readonly digest: string };
 
@@ -98,7 +99,7 @@ function hashInWorker(
   const { Worker } = process.getBuiltinModule("node:worker_threads");
   // Without the parent's flags: a test runner's or a debugger's are not for this thread.
   const worker = new Worker(new URL("./hash-worker.js", import.meta.url), {
-    workerData: { fd } satisfies HashJob,
+    workerData: { fd, readSize: READ_SIZE } satisfies HashJob,
     execArgv: [],
   });
   const ended = new Promise((resolve) => worker.once("exit", resolve));

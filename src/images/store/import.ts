@@ -74,7 +74,8 @@ async function readManifest(reader: ArchiveReader): Promise<ImageRecord> {
     throw reader.invalid(`it does not begin with ${MANIFEST_FILE}`);
   }
   const record = parseManifest((await reader.content(member)).toString("utf8"));
-  return typeof record === "string" ? reader.refuse(record) : record;
+  if (typeof record === "string") throw reader.invalid(record);
+  return record;
 }
 
 interface TakenMember {

@@ -1,9 +1,9 @@
 import { type BigIntStats, rmSync } from "node:fs";
 
-import type { AssetKind, AssetRecord, Extents, ImageOrigin, ImageRecord } from "./record.js";
 import { commitImage, type Rooms, underCommitLock } from "./commit.js";
 import type { Leases } from "./leases.js";
-import { sameBytes, statOrNull } from "./stamps.js";
+import { sameBytes, statOrNull } from "./look.js";
+import type { AssetKind, AssetRecord, Extents, ImageOrigin, ImageRecord } from "./record.js";
 
 /** The assets of an image, by kind. */
 export type AssetRecords = { readonly [kind in AssetKind]?: AssetRecord };
@@ -15,9 +15,8 @@ export type AssetRecords = { readonly [kind in AssetKind]?: AssetRecord };
 export class Installation {
   readonly #rooms: Rooms;
   readonly #leases: Leases;
-  readonly #releases: (() => void)[] = [];
-
   readonly #signal: AbortSignal | undefined;
+  readonly #releases: (() => void)[] = [];
 
   constructor(rooms: Rooms, leases: Leases, signal: AbortSignal | undefined) {
     this.#rooms = rooms;
@@ -66,13 +65,13 @@ export class Installation {
     });
   }
 
+  /** Makes the image visible, in place of one of that name. */
   async commit(
     name: string,
     image: { readonly assets: AssetRecords; readonly bootArgs: string | null; readonly origin: ImageOrigin },
   ): Promise<void> {
     const { kernel, rootfs, initrd } = image.assets;
-    if (kernel === undefined || rootfs === undefined)
-      throw new TypeError(`image '${name}' lacks its kernel or its rootfs`);
+    if (!kernel || !rootfs) throw new TypeError(`image '${name}' lacks its kernel or its rootfs`);
     const record: ImageRecord = {
       name,
       assets: { kernel, rootfs, ...(initrd && { initrd }) },

@@ -23,6 +23,7 @@ export const ASSET_FILES = {
  *     .locks/<key>/  .leases/  .staging/           who works on what; who uses what; images being put together
  *     .tmp/<process>/                              files that builders write
  *     .damaged/                                    what failed verification
+ *     .removed-<id>/                               an image on its way out
  *
  * Image names can't begin with a dot, so the two kinds of names never meet.
  */
@@ -64,6 +65,11 @@ export class Layout {
     return join(this.root, ".damaged");
   }
 
+  /** Where an image is moved to be removed: beside the others, as on a full disk there is no room for a folder to put it in. */
+  removed(id: string): string {
+    return join(this.root, `${REMOVED_PREFIX}${id}`);
+  }
+
   /** The image's own folder. Throws a ValidationError for a name that could leave the cache. */
   image(name: string): string {
     assertImageName(name);
@@ -81,3 +87,4 @@ export class Layout {
 }
 
 export const RECORD_FILE = "image.json";
+export const REMOVED_PREFIX = ".removed-";

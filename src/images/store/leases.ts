@@ -4,8 +4,9 @@ import { join } from "node:path";
 import { ImageError } from "../../errors.js";
 import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
 import { isErrno } from "../storage-failure.js";
-import { parseJson, replaceFile, unique } from "./durable.js";
+import { replaceFile, unique } from "./durable.js";
 import type { Layout } from "./layout.js";
+import { parseJson } from "./look.js";
 import { isDigest, isObject } from "./record.js";
 
 /** Who uses content: a machine for as long as its folder exists, or a piece of work for as long as its process lives. */

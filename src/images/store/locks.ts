@@ -12,7 +12,8 @@ import { basename, dirname, join } from "node:path";
 
 import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
 import { isErrno } from "../storage-failure.js";
-import { makeFolder, parseJson, unique } from "./durable.js";
+import { makeFolder, unique } from "./durable.js";
+import { parseJson } from "./look.js";
 import { isObject } from "./record.js";
 
 export interface Lock {
@@ -27,8 +28,10 @@ const HEARTBEAT_MS = 3_000;
  * be looked at, or it was stopped and does nothing.
  */
 const STALE_MS = 30_000;
+/** Looking for a process can take as long as starting one: some systems have no other way. */
+const LOOK_EVERY_MS = 200;
 /** Beyond this many, what was seen is forgotten: it only delays the verdict on a lock whose holder can't be looked at. */
-const MAX_HEARTBEATS = 1_000;
+const MAX_SIGHTINGS = 1_000;
 const FIRST_POLL_MS = 5;
 const LAST_POLL_MS = 200;
 /** Nobody loses the folder so often in a row to others who leave it: it can't be made. */
@@ -38,8 +41,14 @@ const NEXT_POLL_MS = 20;
 /** What marks an announcement as that of the holder: a file beside it. Only for the order of those who wait. */
 const HOLDS = ".holds";
 
-/** When a heartbeat was first seen, by this process's own clock: a wall clock that jumps makes nobody look dead. */
-const heartbeats = new Map<string, { readonly mtimeMs: number; readonly seenAt: number }>();
+interface Sighting {
+  readonly mtimeMs: number;
+  /** When this heartbeat was first seen, by this process's own clock: a wall clock that jumps makes nobody look dead. */
+  readonly seenAt: number;
+  /** When its process was last seen to live. */
+  readonly aliveAt: number;
+}
+const sightings = new Map<string, Sighting>();
 
 /** Those of this process who wait for a lock, woken when one of this process lets go of it. */
 const waiters = new Map<string, Set<() => void>>();
@@ -131,26 +140,29 @@ function entries(folder: string): string[] {
   }
 }
 
+/** Whether its process lives, and its heartbeat has moved within the time that this process has been watching it. */
 function isLive(path: string): boolean {
   try {
-    if (liveness(identityIn(path)) !== "dead" && beats(path)) return true;
-    clear(path);
-    return false;
+    const now = performance.now();
+    const { mtimeMs } = lstatSync(path);
+    const last = sightings.get(path);
+    const lookedJustNow = last !== undefined && now - last.aliveAt < LOOK_EVERY_MS;
+    if (!lookedJustNow && liveness(identityIn(path)) === "dead") return bury(path);
+    const seenAt = last?.mtimeMs === mtimeMs ? last.seenAt : now;
+    if (now - seenAt > STALE_MS) return bury(path);
+    if (sightings.size > MAX_SIGHTINGS) sightings.clear();
+    sightings.set(path, { mtimeMs, seenAt, aliveAt: lookedJustNow ? last.aliveAt : now });
+    return true;
   } catch (error) {
     if (isErrno(error, "ENOENT")) return false; // withdrawn just now
     throw error;
-  } finally {
-    if (heartbeats.size > MAX_HEARTBEATS) heartbeats.clear();
   }
 }
 
-/** Whether the announcement's heartbeat has moved within the time that this process has been watching it. */
-function beats(path: string): boolean {
-  const { mtimeMs } = lstatSync(path);
-  const seen = heartbeats.get(path);
-  if (seen?.mtimeMs === mtimeMs) return performance.now() - seen.seenAt < STALE_MS;
-  heartbeats.set(path, { mtimeMs, seenAt: performance.now() });
-  return true;
+function bury(path: string): false {
+  clear(path);
+  sightings.delete(path);
+  return false;
 }
 
 /** An announcement that can't be read belongs to a process that can't be looked at. */

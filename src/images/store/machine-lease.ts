@@ -5,7 +5,7 @@ import { isErrno, NOT_WRITABLE } from "../storage-failure.js";
 import type { Catalog } from "./catalog.js";
 import { type Rooms, underCommitLock } from "./commit.js";
 import type { Leases } from "./leases.js";
-import { statOrNull } from "./stamps.js";
+import { statOrNull } from "./look.js";
 
 export interface Lease {
   /** The leased paths in the order given: the immutable blob of a cached image's file, any other path unchanged. */

@@ -1,11 +1,13 @@
 import { lstatSync, readdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 
+import { isImageName } from "../name.js";
 import { isErrno } from "../storage-failure.js";
 import type { Rooms } from "./commit.js";
-import { entryAt } from "./durable.js";
+import { REMOVED_PREFIX } from "./layout.js";
 import type { Leases } from "./leases.js";
 import { isLocked, removeLock } from "./locks.js";
+import { entryAt } from "./look.js";
 import { assetsOf, isDigest, readRecord } from "./record.js";
 import { isAbandoned } from "./temporary.js";
 
@@ -55,11 +57,12 @@ export function prune(rooms: Rooms, leases: Leases, dryRun: boolean): PruneRepor
   return { dryRun, removed, freedBytes: removed.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0) };
 }
 
-/** The names of the folders that can be images. */
+/** The names of the folders that can be images, sorted. */
 export function imageNames(root: string): string[] {
   return entries(root)
-    .filter((entry) => entry.isDirectory() && !entry.name.startsWith("."))
+    .filter((entry) => entry.isDirectory())
     .map((entry) => entry.name)
+    .filter(isImageName)
     .sort();
 }
 
@@ -67,7 +70,7 @@ export function imageNames(root: string): string[] {
 export function unusedBlobs({ layout }: Rooms, held: ReadonlySet<string>, candidates?: readonly string[]): Found[] {
   const used = new Set(held);
   for (const name of imageNames(layout.root)) {
-    const record = readRecord(join(layout.root, name, "image.json"), name);
+    const record = readRecord(layout.record(name), name);
     if (record !== null) for (const [, asset] of assetsOf(record)) used.add(asset.contentDigest);
   }
   return (candidates ?? entries(layout.blobs).map(({ name }) => name))
@@ -84,7 +87,7 @@ function stalePartials({ layout }: Rooms): Found[] {
 
 /** A partial and its side files begin with the key of their lock. */
 function keyOf(path: string): string {
-  return path.slice(path.lastIndexOf("/") + 1).split(".")[0] ?? "";
+  return basename(path).split(".")[0] ?? "";
 }
 
 function deadLocks({ layout }: Rooms): Found[] {
@@ -96,8 +99,9 @@ function deadLocks({ layout }: Rooms): Found[] {
 function leftovers({ layout }: Rooms): Found[] {
   const folders = [layout.stamps, layout.extents, layout.sources, layout.leases];
   return [
-    // Staging is used under the commit lock only.
+    // Staging is used under the commit lock only, and so is what is being removed.
     ...children(layout.staging),
+    ...children(layout.root).filter((path) => basename(path).startsWith(REMOVED_PREFIX)),
     ...children(layout.temporary).filter(isAbandoned),
     ...folders.flatMap(children).filter((path) => path.endsWith(".tmp") && ageOf(path) > SCRAP_KEPT_MS),
   ].map((path) => item("temporary", path));
@@ -106,7 +110,7 @@ function leftovers({ layout }: Rooms): Found[] {
 /** Stamps and extents of blobs that are no more: a few bytes each, not worth a line in the report. */
 function clearSideFiles({ layout }: Rooms): void {
   for (const path of [...children(layout.stamps), ...children(layout.extents)]) {
-    const digest = path.slice(path.lastIndexOf("/") + 1).slice(0, 64);
+    const digest = basename(path).slice(0, 64);
     if (isDigest(digest) && entryAt(layout.blob(digest)) === undefined) {
       rmSync(path, { force: true });
     }

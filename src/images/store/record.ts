@@ -1,4 +1,4 @@
-import { parseJson, readSmallFile } from "./durable.js";
+import { parseJson, readSmallFile } from "./look.js";
 
 /** The parts that an image is made of. Every image has a kernel and a root filesystem; the initrd is for those that need one. */
 export const ASSET_KINDS = ["kernel", "initrd", "rootfs"] as const;

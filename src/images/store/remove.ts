@@ -1,10 +1,10 @@
 import { renameSync, rmSync } from "node:fs";
-import { join } from "node:path";
 
 import { ImageError } from "../../errors.js";
 import type { Rooms } from "./commit.js";
-import { entryAt, makeFolder, unique } from "./durable.js";
+import { unique } from "./durable.js";
 import type { LeaseRecord, Leases } from "./leases.js";
+import { entryAt } from "./look.js";
 import { unusedBlobs, weigh } from "./prune.js";
 import { assetsOf, readRecord } from "./record.js";
 
@@ -28,10 +28,9 @@ export async function removeImage(
   const digests = record === null ? [] : assetsOf(record).map(([, asset]) => asset.contentDigest);
   const restamp = stamps.carry(digests.map((digest) => ({ digest, path: layout.blob(digest) })));
   // One rename takes the whole image away, so that no half of it is ever seen.
-  const staged = join(layout.staging, unique());
-  makeFolder(layout.staging);
-  renameSync(folder, staged);
-  rmSync(staged, { recursive: true, force: true });
+  const leaving = layout.removed(unique());
+  renameSync(folder, leaving);
+  rmSync(leaving, { recursive: true, force: true });
   const unused = weigh(unusedBlobs(rooms, new Set(live.flatMap((lease) => lease.digests)), digests));
   for (const { path } of unused) rmSync(path, { force: true });
   await restamp();

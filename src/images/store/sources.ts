@@ -1,7 +1,8 @@
 import { join } from "node:path";
 
-import { parseJson, readSmallFile, replaceFile } from "./durable.js";
+import { replaceFile } from "./durable.js";
 import type { Layout } from "./layout.js";
+import { parseJson, readSmallFile } from "./look.js";
 import { isDigest, isObject } from "./record.js";
 
 /** An address and what its bytes must hash to, if that is known. */

@@ -3,8 +3,9 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { isErrno, NOT_WRITABLE } from "../storage-failure.js";
-import { makeFolder, parseJson, readSmallFile, replaceFile } from "./durable.js";
+import { makeFolder, replaceFile } from "./durable.js";
 import type { Layout } from "./layout.js";
+import { STAT_FIELDS, matchesStat, parseJson, readSmallFile, sameBytes, statOrNull } from "./look.js";
 import { isObject } from "./record.js";
 
 /** How a file looked to stat when its bytes were known to be right. Any ordinary write, or a change of names, moves `ctimeNs`. */
@@ -18,8 +19,6 @@ export interface Stamp {
   readonly verifiedAt: string;
 }
 
-const BYTE_FIELDS = ["dev", "ino", "size", "mtimeNs"] as const;
-const STAT_FIELDS = [...BYTE_FIELDS, "ctimeNs"] as const;
 const MAX_BYTES = 4096;
 
 /** How long to wait for the file system's clock to move on. It ticks every 1–10 ms on Linux and macOS disks. */
@@ -131,30 +130,6 @@ export class Stamps {
     }
     return null;
   }
-}
-
-/** The stat of a regular file, not followed if it is a symbolic link; null for anything else. */
-export function statOrNull(path: string): BigIntStats | null {
-  try {
-    const stat = lstatSync(path, { bigint: true, throwIfNoEntry: false });
-    return stat?.isFile() ? stat : null;
-  } catch (error) {
-    if (isErrno(error, "ENOTDIR")) return null; // a file where the image's folder should be
-    throw error;
-  }
-}
-
-/**
- * Whether two looks at a file saw the same bytes, going by what a write changes. Unlike `matchesStat` it allows for a change of
- * its names, which any other process may make at any time.
- */
-export function sameBytes(a: BigIntStats | null, b: BigIntStats | null): boolean {
-  return a !== null && b !== null && BYTE_FIELDS.every((field) => a[field] === b[field]);
-}
-
-/** Whether two looks at a file saw the same one, unchanged in any way. */
-export function matchesStat(a: BigIntStats, b: BigIntStats | null): boolean {
-  return b !== null && STAT_FIELDS.every((field) => a[field] === b[field]);
 }
 
 function matches(stamp: Stamp, stat: BigIntStats): boolean {

@@ -5,13 +5,14 @@ import type { LocalImage } from "../source.js";
 import { storageFailure } from "../storage-failure.js";
 import { Blobs } from "./blobs.js";
 import { Catalog, type CatalogEntry } from "./catalog.js";
-import { type Rooms, underCommitLock } from "./commit.js";
+import { type Rooms, underCommitLockIfRoom } from "./commit.js";
 import { makeFolder } from "./durable.js";
 import { hashFile, type HashOptions } from "./hash.js";
 import { Installation } from "./installation.js";
 import { Layout } from "./layout.js";
-import { type Lease, leaseToMachine } from "./machine-lease.js";
 import { Leases } from "./leases.js";
+import { statOrNull } from "./look.js";
+import { type Lease, leaseToMachine } from "./machine-lease.js";
 import { prune, type PruneReport } from "./prune.js";
 import {
   ASSET_KINDS,
@@ -25,7 +26,7 @@ import {
 import { machinesUsing, removeImage } from "./remove.js";
 import { SeenSources } from "./sources.js";
 import { copySparse } from "./sparse.js";
-import { Stamps, statOrNull } from "./stamps.js";
+import { Stamps } from "./stamps.js";
 import { TemporaryFiles } from "./temporary.js";
 
 /** A finished file that becomes part of an image. */
@@ -216,16 +217,16 @@ export class ImageStore {
 
   /** Removes an image, and what of its content nothing else uses. IMAGE_IN_USE while a machine holds it. */
   remove(name: string): Promise<{ readonly freedBytes: number }> {
-    return this.#changed(() => removeImage(this.#rooms, this.#leases, name));
+    return this.#freed(() => removeImage(this.#rooms, this.#leases, name));
   }
 
   /** Removes what no image, machine or running work uses; with `dryRun` only says what that would be. */
   prune(options: { readonly dryRun: boolean }): Promise<PruneReport> {
-    return this.#changed(() => prune(this.#rooms, this.#leases, options.dryRun));
+    return this.#freed(() => prune(this.#rooms, this.#leases, options.dryRun));
   }
 
-  #changed<T>(change: () => T | Promise<T>): Promise<T> {
-    return this.#guarded(() => underCommitLock(this.#rooms, change));
+  #freed<T>(change: () => T | Promise<T>): Promise<T> {
+    return this.#guarded(() => underCommitLockIfRoom(this.#rooms, change));
   }
 
   /** What the operating system refuses becomes an error of the library that names the cache. */

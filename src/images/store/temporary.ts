@@ -3,8 +3,9 @@ import { join } from "node:path";
 
 import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
 import { isErrno } from "../storage-failure.js";
-import { makeFolder, parseJson, replaceFile, unique } from "./durable.js";
+import { makeFolder, replaceFile, unique } from "./durable.js";
 import type { Layout } from "./layout.js";
+import { parseJson } from "./look.js";
 import { isObject } from "./record.js";
 
 const OWNER = "owner.json";

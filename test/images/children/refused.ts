@@ -1,7 +1,17 @@
 // A program that works in a cache that the system makes trouble with, in a mount namespace of its own. Its order comes as JSON in
 // the first argument; what it found goes to stdout as JSON.
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 
 import { ImageManager, type ImageSourceFields } from "../../../src/images/index.js";
@@ -52,9 +62,26 @@ async function full({ folder, registries }: RefusedOrder): Promise<Findings> {
     const before = await outcome(async () => first?.ensureImage("hello", { offline: true, verify: "full" }));
     rmSync(join(disk, "filler"));
     const replaced = await outcome(async () => second?.ensureImage("hello"));
-    found[`${kib} KiB`] = { refused, visible: left.includes("images/hello"), withRoom, replacing, before, replaced };
+    fill(join(disk, "filler"));
+    const pruned = await outcome(async () => second?.prune());
+    fill(join(disk, "more"));
+    const removed = await outcome(async () => second?.remove("hello"));
+    const visible = left.includes("images/hello");
+    found[`${kib} KiB`] = { refused, visible, withRoom, replacing, before, replaced, pruned, removed };
   }
   return found;
+}
+
+/** Writes until not one block is left. */
+function fill(path: string): void {
+  const fd = openSync(path, "w");
+  try {
+    for (;;) writeSync(fd, Buffer.alloc(4096));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
+  } finally {
+    closeSync(fd);
+  }
 }
 
 function used(disk: string): number {
@@ -138,7 +165,6 @@ async function severalDisks({ folder, registries }: RefusedOrder): Promise<Findi
   writeFileSync(join(far, "rootfs"), "rootfs");
   const assets = { kernel: { path: join(far, "kernel") }, rootfs: { path: join(far, "rootfs") } };
   outcomes.push(await outcome(() => new ImageStore(cacheDir).install("built", { assets, origin: { kind: "built" } })));
-  symlinkSync(far, join(cacheDir, "linked"));
   return { outcomes, holesKept: rootfs.blocks * 512 < rootfs.size, consumed: readdirSync(far) };
 }
 

@@ -8,8 +8,9 @@ import fc from "fast-check";
 import { SmolVMError } from "../../../src/errors.js";
 import { ImageManager } from "../../../src/images/index.js";
 import { Layout } from "../../../src/images/store/layout.js";
+import { statOrNull } from "../../../src/images/store/look.js";
 import { parseRecord } from "../../../src/images/store/record.js";
-import { Stamps, statOrNull } from "../../../src/images/store/stamps.js";
+import { Stamps } from "../../../src/images/store/stamps.js";
 import { content, flipByte, Origin, scratch, sha256 } from "../setting.js";
 
 async function setting(t: TestContext) {

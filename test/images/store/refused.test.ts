@@ -55,7 +55,7 @@ test("a disk that is full at any point of an install is an IMAGE_NO_SPACE, and t
     assert.match(String(after["replacing"]), /^ImageError IMAGE_NO_SPACE /, size);
     assert.deepEqual(
       { ...after, replacing: "" },
-      { withRoom: "ok", replacing: "", before: "ok", replaced: "ok" },
+      { withRoom: "ok", replacing: "", before: "ok", replaced: "ok", pruned: "ok", removed: "ok" },
       size,
     );
   }

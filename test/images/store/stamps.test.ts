@@ -16,7 +16,8 @@ import { test, type TestContext } from "node:test";
 import { ImageManager } from "../../../src/images/index.js";
 import { ImageStore } from "../../../src/images/store/index.js";
 import { Layout } from "../../../src/images/store/layout.js";
-import { Stamps, statOrNull } from "../../../src/images/store/stamps.js";
+import { statOrNull } from "../../../src/images/store/look.js";
+import { Stamps } from "../../../src/images/store/stamps.js";
 import { content, Origin, scratch } from "../setting.js";
 
 const DIGEST = "d".repeat(64);
