@@ -7,6 +7,7 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { machineHome } from "../cli/machines.js";
+import { serveImages } from "../cli/registry.js";
 import { BIN, envelopeOf, environment, firstOutput, smolvm, startSmolvm } from "../cli/smolvm.js";
 
 test("run passes output and exit status on, stdout and stderr apart", async (context) => {
@@ -64,6 +65,19 @@ test("what smolvm itself fails at is 125, with a hint", async (context) => {
   const ran = await smolvm(["run", "--image", "nothing-like-it", "--", "true"], { env });
   assert.equal(ran.status, 125);
   assert.match(ran.stderr, /^smolvm: Unknown image: 'nothing-like-it'/);
+});
+
+test("an image whose kernel is none is said so, and leaves no machine", async (context) => {
+  const { env: served } = await serveImages(context);
+  const { env: home, machines } = await machineHome(context);
+  const env = { ...served, SMOLVM_HOME: home["SMOLVM_HOME"] ?? "" };
+  const ran = await smolvm(["run", "--image", "one", "--json", "--", "true"], { env });
+  assert.equal(ran.status, 125);
+  const { error } = envelopeOf(ran);
+  assert.equal(error?.code, "IMAGE_INVALID");
+  assert.match(error.message, /can.t be used as a kernel/);
+  assert.match(error.hint ?? "", /kernel/);
+  assert.deepEqual(await machines(), []);
 });
 
 test("--json holds the output of the command in one envelope", async (context) => {
