@@ -146,11 +146,11 @@ async function sleepers(guest: GuestConnection, nap: string): Promise<number> {
 }
 
 async function until(condition: () => Promise<boolean>): Promise<void> {
-  for (let tries = 0; tries < 200; tries++) {
+  for (let tries = 0; tries < 1000; tries++) {
     if (await condition()) return;
     await sleep(20);
   }
-  assert.fail("it did not come to be within 4 s");
+  assert.fail("it did not come to be within 20 s");
 }
 
 test("a background process that keeps the pipe open delays the end by a short grace only, and lives on", async () => {
@@ -158,12 +158,13 @@ test("a background process that keeps the pipe open delays the end by a short gr
   const guest = await agent.connect();
   const begin = performance.now();
   const result = await run(guest, {
-    command: "echo first; (sleep 0.6; echo late; echo $? > /dev/null; sleep 30) & echo $!",
+    command: "echo first; (sleep 2; echo late; echo $? > /dev/null; sleep 30) & echo $!",
   });
-  assert.ok(performance.now() - begin < 600);
+  assert.ok(performance.now() - begin < 2000);
+  assert.doesNotMatch(result.stdout.toString(), /late/);
   const [first, pid] = result.stdout.toString().split("\n");
   assert.equal(first, "first");
-  await sleep(700);
+  await sleep(2500);
   const alive = await readFile(`/proc/${pid ?? ""}/stat`, "utf8").catch(() => "");
   assert.notEqual(alive, "", "it was ended by its write to the closed pipe");
   process.kill(Number(pid), "SIGKILL");
