@@ -66,7 +66,7 @@ async function checkElf(file: FileHandle, head: Buffer, path: string): Promise<v
     if (hasPvhNote(await readAt(file, start, size))) return;
   }
   throw invalid(path, "it has no PVH entry point, so QEMU can't start it", {
-    hint: "Use a bzImage of this kernel, or build it with CONFIG_PVH=y.",
+    hint: "Use a bzImage of this kernel, build it with CONFIG_PVH=y, or boot this root file system with the default image's kernel.",
   });
 }
 

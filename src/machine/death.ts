@@ -7,13 +7,14 @@ import type { MachineFiles } from "./state.js";
 export interface Death {
   /** A guest that powered off leaves a stopped machine; anything else an error. */
   readonly status: "stopped" | "error";
-  readonly reason: string;
+  /** Null when it was asked to stop. */
+  readonly reason: string | null;
 }
 
 const PANIC = /Kernel panic - not syncing: (.*)/;
 
 /** Why a machine that nobody stopped is not running any more, from what it left behind. `exit` is null when unknown. */
-export function explainDeath(files: MachineFiles, exit: QemuExit | null): Death {
+export function explainDeath(files: MachineFiles, exit: QemuExit | null): Death & { readonly reason: string } {
   const panic = consoleTail(files.console, 500)
     .map((line) => PANIC.exec(line)?.[1])
     .find((found) => found !== undefined);

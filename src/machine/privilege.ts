@@ -25,7 +25,11 @@ export async function machineUser(accelerator: Accelerator): Promise<MachineUser
   if (process.platform !== "linux" || process.geteuid?.() !== 0) return null;
   const wanted = FIRST_UID + randomInt(UIDS);
   const uid = (await isMapped(wanted)) ? wanted : FALLBACK_UID;
-  return { uid, group: accelerator === "kvm" ? (await stat("/dev/kvm")).gid : null };
+  if (accelerator !== "kvm") return { uid, group: null };
+  const { mode, gid } = await stat("/dev/kvm");
+  if ((mode & 0o006) === 0o006) return { uid, group: null };
+  // A device for root alone can be opened by root alone.
+  return (mode & 0o060) === 0o060 ? { uid, group: gid } : null;
 }
 
 /** Lines of /proc/self/uid_map: first id inside, first id outside, how many. */

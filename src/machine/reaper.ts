@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import { liveness, type ProcessIdentity } from "../host/process.js";
 import { isClaimed } from "./claim.js";
-import { explainDeath } from "./death.js";
+import { explainDeath, type Death } from "./death.js";
 import { dropEndedLeases } from "./lease.js";
 import {
   findFolders,
@@ -59,10 +59,17 @@ async function settle(folder: string, state: MachineState): Promise<MachineState
   const files = machineFiles(folder);
   if (await isClaimed(files.lock)) return state; // just being started or stopped by another program
   await killQemu(state);
-  const ending = state.status === "stopped" ? {} : explainDeath(files, null);
+  const ending = endingOf(state) ?? explainDeath(files, null);
   const settled = { ...state, ...ending, run: null, ports: [] };
   await saveState(files, settled);
   return settled;
+}
+
+/** How it ended where that is not for the console to tell: its stop, or its start, was cut short with the program that did it. */
+function endingOf({ status, reason }: MachineState): Death | null {
+  if (status === "stopped") return { status, reason };
+  if (status === "starting") return { status: "error", reason: "the program that started it ended before it was up" };
+  return null;
 }
 
 /** SIGKILL for the QEMU of this run, known or not, and waits until it is gone. */

@@ -1,5 +1,5 @@
 import { imageDir } from "../host/home.js";
-import type { ImageManager } from "../images/index.js";
+import type { ImageManager, LocalImage } from "../images/index.js";
 import { ValidationError } from "../errors.js";
 import {
   assertKnownFields,
@@ -13,8 +13,8 @@ import {
 
 /** What `new SmolVM()` takes besides a VMConfig. All fields of VMConfig, where the image may stand for its paths. */
 export interface VMOptions extends Partial<VMConfigFields> {
-  /** The name of an image; with neither this nor paths it is the default image. */
-  readonly image?: string | undefined;
+  /** An image: its name, or what `ensureImage` gave. With neither this nor paths it is the default image. */
+  readonly image?: string | LocalImage | undefined;
   /** Where images are found and fetched. Default: a manager with the built-in registry. */
   readonly images?: ImageManager | undefined;
   /** The image cache that `images` would otherwise be made with. Default: `$SMOLVM_IMAGE_DIR`, else `~/.smolvm/images`. */
@@ -50,7 +50,9 @@ export function readOptions(options: VMConfig | VMOptions): Wish {
   assertKnownFields("SmolVM", options, OPTION_FIELDS);
   const { image, images, cacheDir, detached = false, ...fields } = options;
   if (typeof detached !== "boolean") throw invalid("detached", detached, "true or false");
-  if (image !== undefined && typeof image !== "string") throw invalid("image", image, "the name of an image");
+  if (image !== undefined && typeof image !== "string" && !isLocalImage(image)) {
+    throw invalid("image", image, "the name of an image, or a LocalImage");
+  }
   const vmId = fields.vmId === undefined ? newVmId() : assertVmId(fields.vmId);
   const where = { images, cacheDir };
   if (fields.kernelPath !== undefined || fields.rootfsPath !== undefined) {
@@ -65,7 +67,7 @@ export function readOptions(options: VMConfig | VMOptions): Wish {
     vmId,
     detached,
     async resolve(signal) {
-      const local = image === undefined ? await defaultImage(where, signal) : await named(image, where, signal);
+      const local = isLocalImage(image) ? image : await find(image, where, signal);
       const config = new VMConfig({
         ...fields,
         vmId,
@@ -86,6 +88,11 @@ export function readOptions(options: VMConfig | VMOptions): Wish {
   };
 }
 
+/** By its shape: the class would bring the whole image room with it, and a copy made by another version is as good. */
+function isLocalImage(value: unknown): value is LocalImage {
+  return typeof value === "object" && value !== null && "kernelPath" in value && "rootfsPath" in value;
+}
+
 interface Where {
   readonly images?: ImageManager | undefined;
   readonly cacheDir?: string | undefined;
@@ -97,11 +104,8 @@ async function manager({ images, cacheDir }: Where): Promise<ImageManager> {
   return new ImageManager(cacheDir === undefined ? {} : { cacheDir });
 }
 
-async function named(name: string, where: Where, signal: AbortSignal | undefined) {
-  return (await manager(where)).ensureImage(name, { signal });
-}
-
-async function defaultImage(where: Where, signal: AbortSignal | undefined) {
+async function find(name: string | undefined, where: Where, signal: AbortSignal | undefined): Promise<LocalImage> {
+  if (name !== undefined) return (await manager(where)).ensureImage(name, { signal });
   const { defaultImage: make } = await import("../build/index.js");
   const cacheDir = where.images?.cacheDir ?? where.cacheDir;
   return make({ ...(cacheDir === undefined ? {} : { cacheDir }), signal });

@@ -21,6 +21,9 @@ export interface StartOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** A day: a timer can't wait for more than three weeks, and nobody waits that long for a boot. */
+const MAX_START_MS = 24 * 60 * 60 * 1000;
+
 /**
  * A throwaway virtual machine. Making the object does nothing yet; `start()` boots it. Unless it is `detached` it ends with
  * this program, whatever way that ends. An idle machine doesn't keep the program alive.
@@ -120,7 +123,7 @@ export class SmolVM implements AsyncDisposable {
   async start(options: StartOptions = {}): Promise<void> {
     assertKnownFields("start", options, ["timeoutMs", "signal"]);
     const { timeoutMs, signal } = options;
-    if (timeoutMs !== undefined) integer("timeoutMs", timeoutMs, 1, 0x7fffffff);
+    if (timeoutMs !== undefined) integer("timeoutMs", timeoutMs, 1, MAX_START_MS);
     await this.#machine.start({ timeoutMs, signal });
   }
 

@@ -114,7 +114,10 @@ test("paths become absolute, and drives are writable unless they are said not to
 test("the options of a machine are checked before anything is fetched", () => {
   assert.throws(() => readOptions({ memSizeMib: 1 }), /memSizeMib is 1/);
   assert.throws(() => readOptions({ image: "x", kernelPath: paths.kernelPath }), /exclude each other/);
-  assert.throws(() => readOptions({ image: 5 } as object), /image is 5/);
+  assert.throws(
+    () => readOptions({ image: 5 } as object),
+    /image is 5; allowed is the name of an image, or a LocalImage/,
+  );
   assert.throws(() => readOptions({ detached: "yes" } as object), /detached is 'yes'/);
   assert.throws(() => readOptions({ kernelPath: paths.kernelPath }), /rootfsPath is missing/);
   assert.throws(() => readOptions({ unknown: 1 } as object), /SmolVM has no field 'unknown'/);

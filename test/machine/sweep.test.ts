@@ -124,6 +124,26 @@ test("a detached machine stays, and is stopped from the moment its QEMU has ende
   assert.equal((await loadState("vm-test"))?.status, "error");
 });
 
+test("a start or a stop that was cut short with its program is finished by the next one that looks", async () => {
+  const claimant = await goneIdentity();
+  for (const [status, becomes, reason] of [
+    ["starting", "error", "the program that started it ended before it was up"],
+    ["stopped", "stopped", null],
+  ] as const) {
+    const qemu = await standIn();
+    const ended = once(qemu, "exit");
+    const files = await claimFolder(
+      state({ vmId: status, detached: true, owner: null, status, run: run(qemu.identity) }),
+    );
+    await writeFile(files.lock, JSON.stringify(processIdentity()));
+    assert.equal((await sweep()).find(({ vmId }) => vmId === status)?.run?.token, TOKEN, "somebody is at it");
+    await writeFile(files.lock, JSON.stringify(claimant));
+    const found = (await sweep()).find(({ vmId }) => vmId === status);
+    assert.deepEqual([found?.status, found?.reason, found?.run], [becomes, reason, null]);
+    await ended;
+  }
+});
+
 test("what a crash left of making or removing a machine goes; what a living process makes stays", async () => {
   const machines = join(home, "machines");
   await mkdir(join(machines, ".trash-1"), { recursive: true });
