@@ -10,12 +10,12 @@ try {
   await writeFile(join(here, "fruit.txt"), "pear\napple\nfig\n");
 
   await using vm = await SmolVM.create();
-  await vm.files.upload(here, "/work");
-  await vm.run("sort fruit.txt > sorted.txt", { cwd: "/work" });
-  await vm.files.download("/work/sorted.txt", join(here, "sorted.txt"));
+  await vm.files.upload(here, "/job");
+  await vm.run("sort fruit.txt > sorted.txt", { cwd: "/job" });
+  await vm.files.download("/job/sorted.txt", join(here, "sorted.txt"));
 
   console.log(await readFile(join(here, "sorted.txt"), "utf8"));
-  console.log("In the machine:", (await vm.files.readdir("/work")).join(", "));
+  console.log("In the machine:", (await vm.files.readdir("/job")).join(", "));
 } finally {
   await rm(here, { recursive: true });
 }

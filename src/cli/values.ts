@@ -80,7 +80,7 @@ export interface CopyPair {
   readonly to: string;
 }
 
-/** "./src:/work" */
+/** "./src:/job" */
 export function copyPair(option: string, text: string): CopyPair {
   const [, from, to] = /^(.+):(\/.*)$/s.exec(text) ?? [];
   if (from === undefined || to === undefined) {

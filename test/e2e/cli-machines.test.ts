@@ -19,7 +19,7 @@ test("a machine that was created lives through exec, stop, start and cp, until r
   assert.equal(await run("create", "--name", "box", "-e", "COLOUR=red", "--memory", "256"), "box\n");
   assert.equal(await run("ls", "-q"), "box\n");
   assert.match(await run("ls"), /^box +running +\S+ +\d+ +256 MiB/m);
-  assert.equal(await run("exec", "box", "--", "sh", "-c", "echo $COLOUR > /root/note; cat /root/note"), "red\n");
+  assert.equal(await run("exec", "box", "--", "sh", "-c", "echo $COLOUR > /note; cat /note"), "red\n");
   assert.equal(await run("exec", "box", "-e", "COLOUR=blue", "echo $COLOUR"), "blue\n");
   assert.match(await run("logs", "box"), /\S/);
   const info = JSON.parse(await run("inspect", "box")) as { vmId: string; status: string };
@@ -27,9 +27,9 @@ test("a machine that was created lives through exec, stop, start and cp, until r
 
   await mkdir(join(folder, "tree"));
   await writeFile(join(folder, "tree", "script"), "#!/bin/sh\necho I ran\n", { mode: 0o750 });
-  await run("cp", join(folder, "tree"), "box:/root/tree");
-  assert.equal(await run("exec", "box", "--", "/root/tree/script"), "I ran\n");
-  await run("cp", "box:/root/tree", join(folder, "back"));
+  await run("cp", join(folder, "tree"), "box:/tree");
+  assert.equal(await run("exec", "box", "--", "/tree/script"), "I ran\n");
+  await run("cp", "box:/tree", join(folder, "back"));
   assert.equal(await readFile(join(folder, "back", "script"), "utf8"), "#!/bin/sh\necho I ran\n");
   assert.equal((await stat(join(folder, "back", "script"))).mode & 0o777, 0o750);
 
@@ -42,7 +42,7 @@ test("a machine that was created lives through exec, stop, start and cp, until r
   const dead = await smolvm(["exec", "box", "--", "true"], { env });
   assert.equal(dead.status, 125);
   assert.equal(await run("start", "box"), "box\n");
-  assert.equal(await run("exec", "box", "--", "cat", "/root/note"), "red\n");
+  assert.equal(await run("exec", "box", "--", "cat", "/note"), "red\n");
   assert.equal(await run("rm", "--force", "box"), "box\n");
   assert.deepEqual(await machines(), []);
 });

@@ -15,7 +15,7 @@ is there goes into it; files that are there are overwritten.`,
     { name: "FROM", completes: "path" },
     { name: "TO", completes: "path" },
   ],
-  examples: ["smolvm cp ./src box:/work", "smolvm cp box:/work/out.tar ."],
+  examples: ["smolvm cp ./src box:/job", "smolvm cp box:/job/out.tar ."],
   async run({ positionals: [from = "", to = ""] }, { signal }) {
     const source = inMachine(from);
     const target = inMachine(to);
@@ -46,7 +46,7 @@ async function copyOut(vm: SmolVM, from: string, to: string, signal: AbortSignal
   await vm.files.download(from, into ? join(to, posix.basename(from)) : to, { signal });
 }
 
-/** "box:/work"; everything else is a path on this host, "./a:/b" too. */
+/** "box:/job"; everything else is a path on this host, "./a:/b" too. */
 function inMachine(text: string): { id: string; path: string } | null {
   const [, id, path] = /^([a-z0-9][a-z0-9_-]*):(\/.*)$/s.exec(text) ?? [];
   return id === undefined || path === undefined ? null : { id, path };

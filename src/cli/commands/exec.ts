@@ -14,7 +14,7 @@ machine stays.`,
     env: { value: "NAME=VALUE", short: "e", repeat: true, summary: "Set a variable for this command" },
     ...COMMAND_OPTIONS,
   },
-  examples: ["smolvm exec box -- cat /etc/os-release", "tar c . | smolvm exec -i box -- tar x -C /work"],
+  examples: ["smolvm exec box -- cat /etc/os-release", "tar c . | smolvm exec -i box -- tar x -C /job"],
   async run({ positionals: [id = ""], options, guestCommand }, invocation) {
     const how = readCommandOptions(options, options.env, invocation);
     return runInGuest(await machine(id), guestCommand, how, invocation);
