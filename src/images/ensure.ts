@@ -90,7 +90,6 @@ async function together<T, R>(
       }),
     ),
   );
-  signal?.throwIfAborted();
   failure.signal.throwIfAborted();
   return results.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
 }

@@ -52,7 +52,7 @@ export class Blobs {
     const settled = await this.#stamps.settle(stat);
     const hashed = await hashFile(path, options);
     if (hashed === null) return { actual: null, stat };
-    if (settled && hashed.steady && matchesStat(hashed.stat, stat)) {
+    if (settled && matchesStat(hashed.stat, stat)) {
       this.#stamps.record(hashed.digest, hashed.stat, new Date().toISOString());
     }
     return { actual: hashed.digest, stat: hashed.stat };

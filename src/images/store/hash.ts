@@ -2,7 +2,7 @@ import { closeSync, constants, fstatSync, openSync, readSync, type BigIntStats }
 import { setImmediate as nextTurn } from "node:timers/promises";
 
 import { isErrno } from "../storage-failure.js";
-import { matchesStat, sameBytes } from "./look.js";
+import { sameBytes } from "./look.js";
 
 export interface HashOptions {
   readonly signal?: AbortSignal | undefined;
@@ -12,10 +12,8 @@ export interface HashOptions {
 
 export interface HashedFile {
   readonly digest: string;
-  /** The file as it was when its first byte was read. */
+  /** The file as it was when its first byte was read. Since then its names may have changed, but not its bytes. */
   readonly stat: BigIntStats;
-  /** Whether it still was exactly so after its last byte. If not, its names or its mode have changed, but not its bytes. */
-  readonly steady: boolean;
 }
 
 /** Bytes read at a time. At 64 KiB to 4 MiB with a reused buffer, Node hashes as fast as OpenSSL itself. */
@@ -54,8 +52,7 @@ export async function hashFile(path: string, options: HashOptions = {}): Promise
       closeLater = run.ended;
       digest = await run.digest;
     }
-    const after = fstatSync(fd, { bigint: true });
-    return sameBytes(before, after) ? { digest, stat: before, steady: matchesStat(before, after) } : null;
+    return sameBytes(before, fstatSync(fd, { bigint: true })) ? { digest, stat: before } : null;
   } finally {
     // An aborted worker may still be inside a read: its descriptor must not be given to another file before it has ended.
     if (closeLater === undefined) closeSync(fd);

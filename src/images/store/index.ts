@@ -3,10 +3,9 @@ import type { exportImage as Export } from "./export.js";
 import type { importImage as Import } from "./import.js";
 
 export type { Finding } from "./blobs.js";
-export type { ImportOptions } from "./import.js";
 export type { Installation } from "./installation.js";
 export { acquireLock } from "./locks.js";
-export type { Pruned, PruneReport } from "./prune.js";
+export type { PruneReport } from "./prune.js";
 export {
   ASSET_KINDS,
   assetsOf,
@@ -17,9 +16,8 @@ export {
   type ImageRecord,
 } from "./record.js";
 export { addressKey, type Address } from "./sources.js";
-export { copySparse, type CopyOptions } from "./sparse.js";
-export { ImageStore, type AssetSource, type InstallRequest, type OpenOptions } from "./store.js";
-export type { Lease } from "./machine-lease.js";
+export { copySparse } from "./sparse.js";
+export { type AssetSource, ImageStore } from "./store.js";
 
 /* Archives are rare, and whoever only lists the images must not wait for what reads and writes them. */
 export const exportImage: typeof Export = async (...args) => (await import("./export.js")).exportImage(...args);
