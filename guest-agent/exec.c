@@ -138,7 +138,7 @@ static void close_ends(struct ends *ends, int from, int to) {
   }
 }
 
-static int open_terminal(struct ends *ends, const struct request *q) {
+static int open_terminal(struct ends *ends, const struct request *q, const struct user *user) {
   int master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
   if (master < 0) return -1;
   char path[32];
@@ -151,7 +151,8 @@ static int open_terminal(struct ends *ends, const struct request *q) {
   if (ends->fd[0] < 0) return -1;
   struct winsize size = {.ws_col = q->cols, .ws_row = q->rows};
   ioctl(master, TIOCSWINSZ, &size);
-  return 0;
+  /* The user may open it by name too, as after a login. An agent without privileges is that user already. */
+  return fchown(ends->fd[0], user->uid, (gid_t)-1) < 0 && geteuid() == 0 ? -1 : 0;
 }
 
 static int open_pipes(struct ends *ends, const struct request *q) {
@@ -188,7 +189,7 @@ static void start(struct lane *lane, uint32_t channel, struct request *q, struct
   struct spawn s = {.argv = q->argv, .user = &user, .tty = q->tty, .cgroup = task->tree.cgroup, .cwd = *q->cwd ? q->cwd : NULL};
   if (!parse_environment(q, r)) {
     r->bad = true;
-  } else if ((q->tty ? open_terminal(&ends, q) : open_pipes(&ends, q)) < 0) {
+  } else if ((q->tty ? open_terminal(&ends, q, &user) : open_pipes(&ends, q)) < 0) {
     s.error = errno;
     s.stage = q->tty ? "terminal" : "pipe";
   } else {

@@ -26,6 +26,8 @@ static void allow_many_files(void) {
   struct rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return;
   child_file_limit = limit;
+  /* The kernel's own limits for its first process are too low for servers; these are systemd's. */
+  if (getpid() == 1) child_file_limit = limit = (struct rlimit){1024, 524288};
   struct rlimit more = {65536, limit.rlim_max < 65536 ? 65536 : limit.rlim_max};
   if (setrlimit(RLIMIT_NOFILE, &more) == 0) return;
   more = (struct rlimit){limit.rlim_max, limit.rlim_max};

@@ -110,6 +110,8 @@ test("a command runs as the user it was given, with that user's groups, home and
   assert.equal((await run(guest, named)).stdout.toString(), "daemon\ndaemon\ndaemon\n");
   const numbered = await run(guest, { command: "id -u; id -g; pwd", user: "12345:54321" });
   assert.equal(numbered.stdout.toString(), "12345\n54321\n/\n");
+  const terminal = { command: "stat -c %U $(tty)", user: "daemon", tty: { cols: 80, rows: 24 } };
+  assert.equal((await run(guest, terminal)).stdout.toString(), "daemon\r\n");
   const grouped = await run(guest, { command: "id -g", user: "daemon:nogroup" });
   assert.equal(grouped.stdout.toString(), "65534\n");
 });
