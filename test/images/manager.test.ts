@@ -208,6 +208,17 @@ test("a compressed file is pinned by the bytes at its address, and kept, shared 
   assert.equal(origin.asked("/rootfs.ext4.gz"), 2);
 });
 
+test("a registry's mirrors are asked first, and the address itself when they fail", async (t) => {
+  const { origin, files, cacheDir, registry } = await setting(t);
+  const mirror = await Origin.start(t);
+  mirror.files.set("/copies/hello/rootfs.ext4", files.rootfs);
+  const hello = { ...registry.hello, mirrors: [mirror.url("/copies/")] };
+  const image = await new ImageManager({ cacheDir, registry: { hello } }).ensureImage("hello");
+  assert.ok(readFileSync(image.kernelPath).equals(files.kernel));
+  assert.deepEqual(mirror.requests.sort(), ["/copies/hello/rootfs.ext4", "/copies/hello/vmlinux.bin"]);
+  assert.deepEqual(origin.requests, ["/hello/vmlinux.bin"]);
+});
+
 test("another source under the same name replaces the image, and only what differs is downloaded", async (t) => {
   const { origin, files, cacheDir, manager } = await setting(t);
   const before = await manager.ensureImage("hello");

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -71,6 +71,19 @@ test("a lock of another host holds for as long as its heartbeat can be hoped for
     await assert.rejects(waiting, { name: "TimeoutError" });
     assert.deepEqual(readdirSync(folder), ["0000000000000000"]);
   }
+});
+
+test("a holder that others have taken for dead is told, within two heartbeats", async (t) => {
+  const folder = join(scratch(t), "lock");
+  const lock = await acquireLock(folder);
+  for (const file of readdirSync(folder)) rmSync(join(folder, file));
+  const other = await acquireLock(folder);
+  const deadline = setTimeout(() => undefined, 6_500);
+  await once(lock.lost, "abort", { signal: AbortSignal.timeout(6_500) });
+  clearTimeout(deadline);
+  lock.release();
+  assert.ok(isLocked(folder), "the one who lost it does not take the other's lock away");
+  other.release();
 });
 
 test("a wait for a lock ends with the caller's own reason", async (t) => {

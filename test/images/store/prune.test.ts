@@ -86,7 +86,7 @@ test("a blob that has lost its name is linked anew when a machine wants it", asy
 });
 
 test("prune removes what is left over, says so before, and counts what the disk gets back", async (t) => {
-  const { manager, cacheDir, files } = await setting(t);
+  const { manager, store, cacheDir, files } = await setting(t);
   await manager.ensureImage("hello");
   const orphan = Buffer.alloc(100_000, "x");
   const place = (path: string, bytes: Buffer | string, ageMs: number): void => {
@@ -104,6 +104,10 @@ test("prune removes what is left over, says so before, and counts what the disk 
   linkSync(join(cacheDir, ".damaged/one"), join(cacheDir, ".damaged/the same"));
   place(".staging/killed/vmlinux.bin", "x", 0);
   place(".locks/someone/dead", JSON.stringify({ ...processIdentity(), started: "never" }), 0);
+  place(".tmp/killed/owner.json", JSON.stringify({ ...processIdentity(), started: "never" }), 0);
+  place(".tmp/killed/rootfs", "half of one", 0);
+  const unfinished = await store.temporaryFile("rootfs");
+  writeFileSync(unfinished, "half of one");
   const dry = await manager.prune({ dryRun: true });
   assert.deepEqual(
     dry.removed.map(({ what, path }) => `${what} ${path.slice(cacheDir.length + 1)}`).sort(),
@@ -115,6 +119,7 @@ test("prune removes what is left over, says so before, and counts what the disk 
       "partial .partial/old",
       "partial .partial/old.state",
       "temporary .staging/killed",
+      "temporary .tmp/killed",
     ].sort(),
   );
   assert.ok(existsSync(join(cacheDir, ".partial/old")), "a dry run removes nothing");
@@ -126,6 +131,7 @@ test("prune removes what is left over, says so before, and counts what the disk 
   assert.deepEqual(real, { ...dry, dryRun: false });
   assert.ok(real.freedBytes >= orphan.length);
   assert.deepEqual(readdirSync(join(cacheDir, ".partial")), ["new"]);
+  assert.ok(existsSync(unfinished), "a builder that lives keeps its files");
   assert.deepEqual((await manager.prune()).removed, []);
   assert.ok(readFileSync((await manager.ensureImage("hello", { offline: true })).rootfsPath).equals(files.rootfs));
 });
