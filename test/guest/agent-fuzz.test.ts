@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { chmod, copyFile, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { chmod, copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { encodeHeader, FrameType, HEADER_SIZE, MAX_PAYLOAD } from "../../src/guest/frames.js";
 import { agentPath } from "../../src/guest/index.js";
@@ -64,6 +65,23 @@ async function greet(agent: TestAgent, lane: Duplex, nonce: Buffer): Promise<"an
   });
 }
 
+/** Once new clients have taken the places of all before, no descriptor and no child of theirs is left. */
+async function holdsNothing(agent: TestAgent, dice: Dice): Promise<void> {
+  for (const lane of agent.lanes) {
+    if ((await greet(agent, lane, dice.bytes(16))) === "ended") return;
+  }
+  const proc = `/proc/${agent.process.pid ?? 0}`;
+  let left = "";
+  for (let tries = 0; tries < 250; tries++) {
+    const descriptors = (await readdir(`${proc}/fd`)).length;
+    const children = await readFile(`${proc}/task/${agent.process.pid ?? 0}/children`, "utf8");
+    left = `${descriptors} descriptors, children: ${children}`;
+    if (descriptors < 16 && children.trim() === "") return;
+    await sleep(20);
+  }
+  assert.fail(`${left} are left (seed ${dice.seed})`);
+}
+
 test("the agent under sanitizers survives mutated frames and answers the next client", async (t) => {
   const dice = new Dice();
   t.diagnostic(`seed ${dice.seed} (repeat with SMOLVM_FUZZ_SEED)`);
@@ -90,6 +108,7 @@ test("the agent under sanitizers survives mutated frames and answers the next cl
         frames += pieces.length;
         if (!lane.write(Buffer.concat(pieces))) await Promise.race([once(lane, "drain"), once(agent.process, "exit")]);
       }
+      await holdsNothing(agent, dice);
       for (const lane of agent.lanes) lane.destroy();
       const { code, signal } = await agent.exited();
       assert.deepEqual([code, signal], [0, null], `seed ${dice.seed}`); // also when a frame asked for power-off
