@@ -3,6 +3,8 @@ import { closeSync, ftruncateSync, openSync, writeSync } from "node:fs";
 
 export const MIB = 1024 * 1024;
 
+type Run = readonly [start: number, end: number];
+
 /** Makes a file of random bytes and gives its SHA-256. */
 export function writeDense(path: string, size: number): string {
   return writeRuns(path, size, [[0, size]]);
@@ -10,10 +12,13 @@ export function writeDense(path: string, size: number): string {
 
 /**
  * Makes a file like an image that is mostly empty: a tenth of it is data, in runs of 4 KiB to 1 MiB at the same places every
- * time. Gives its SHA-256 and how many bytes are data.
+ * time. Gives its SHA-256, where the data is, and how many bytes of it there are.
  */
-export function writeMostlyEmpty(path: string, size: number): { readonly digest: string; readonly data: number } {
-  const runs: [start: number, end: number][] = [];
+export function writeMostlyEmpty(
+  path: string,
+  size: number,
+): { readonly digest: string; readonly runs: readonly Run[]; readonly data: number } {
+  const runs: Run[] = [];
   let data = 0;
   // A linear congruential generator (Numerical Recipes' constants): the same runs each time.
   let state = 1;
@@ -27,10 +32,10 @@ export function writeMostlyEmpty(path: string, size: number): { readonly digest:
     data += length;
     at += length;
   }
-  return { digest: writeRuns(path, size, runs), data };
+  return { digest: writeRuns(path, size, runs), runs, data };
 }
 
-function writeRuns(path: string, size: number, runs: readonly (readonly [start: number, end: number])[]): string {
+function writeRuns(path: string, size: number, runs: readonly Run[]): string {
   const hash = createHash("sha256");
   const block = Buffer.alloc(4 * MIB);
   const zeros = Buffer.alloc(4 * MIB);

@@ -1,36 +1,30 @@
 /**
- * How long the command line takes before it has answered, against Node doing nothing. Needs `npm run build`.
+ * How long the shell waits for the shortest commands, beside an empty Node program. "Cold" is a new process each time; the
+ * files are in the page cache for all of them.
  *
  *   node build/bench/startup.js [rounds]
  */
-import { execPath } from "node:process";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 
-import { packageRoot } from "../src/host/package.js";
-import { type Contender, interleave, median, printFindings, printRuns, roundsOr, temporaryFolder } from "./measure.js";
+import { interleave, median, printFindings, printRuns, roundsOr, temporaryFolder } from "./measure.js";
 
-const program = join(packageRoot(), "dist", "cli", "smolvm.cjs");
-using home = temporaryFolder();
-const env = { SMOLVM_HOME: home.path, SMOLVM_IMAGE_DIR: join(home.path, "images") };
-
-const smolvm = (...args: string[]): Contender => ({
-  name: ["smolvm", ...args].join(" "),
-  command: [execPath, program, ...args],
-  env,
-});
-const node: Contender = { name: "node -e 0", command: [execPath, "-e", "0"] };
-const lookups = [smolvm("--version"), smolvm("image", "ls"), smolvm("--help")];
-
-const runs = await interleave([node, ...lookups], roundsOr(21));
-const medianOf = ({ name }: Contender): number => median((runs.get(name) ?? []).map((run) => run.wall));
-
-printFindings(
-  "Starting, as a multiple of node -e 0",
-  lookups.map((lookup) => ({
-    what: lookup.name,
-    measured: medianOf(lookup) / medianOf(node),
-    unit: " ×",
-    ...(lookup.name.endsWith("--help") ? {} : { most: 1.6 }),
-  })),
+const rounds = roundsOr(25);
+using folder = temporaryFolder();
+const env = { SMOLVM_HOME: folder.path, SMOLVM_IMAGE_DIR: join(folder.path, "images") };
+const smolvm = [process.execPath, fileURLToPath(new URL("../src/cli/bin.js", import.meta.url))];
+const [empty, version, list] = ["node -e 0", "smolvm --version", "smolvm image ls"] as const;
+const runs = await interleave(
+  [
+    { name: empty, command: [process.execPath, "-e", "0"] },
+    { name: version, command: [...smolvm, "--version"], env },
+    { name: list, command: [...smolvm, "image", "ls"], env },
+  ],
+  rounds,
 );
-printRuns("The runs", runs, node.name);
+const wall = (name: string): number => median((runs.get(name) ?? []).map((run) => run.wall));
+printFindings(`From the shell, ${rounds} rounds`, [
+  { what: `${version}, to ${empty}`, measured: wall(version) / wall(empty), unit: " ×", most: 1.6 },
+  { what: `${list}, to ${empty}`, measured: wall(list) / wall(empty), unit: " ×", most: 1.6 },
+]);
+printRuns("All of them", runs, empty);
