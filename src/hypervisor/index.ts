@@ -1,8 +1,8 @@
 export { startEgressFilter } from "./egress/start.js";
 export { inspectKernel, type KernelFacts } from "./kernel.js";
-export { chooseAccelerator, type AcceleratorChoice } from "./qemu/accelerator.js";
+export { chooseAccelerator } from "./qemu/accelerator.js";
 export { qemuCommand } from "./qemu/argv.js";
-export { addressSpaceLimit, type Confinement } from "./qemu/confine.js";
+export { addressSpaceLimit } from "./qemu/confine.js";
 export { qemuFacts, type QemuFacts } from "./qemu/facts.js";
 export { forwardPort, unforwardPort } from "./qemu/ports.js";
 export { startQemu, type QemuExit, type QemuProcess } from "./qemu/process.js";
