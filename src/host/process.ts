@@ -77,15 +77,24 @@ function startTime(pid: number): string | null {
     }
     const started = ask("ps", "-o", "lstart=", "-p", String(pid));
     return started === "" ? null : started;
-  } catch {
+  } catch (error) {
+    // Too many open files, say, is no sign of death.
+    if (process.platform === "linux" && !GONE.includes((error as NodeJS.ErrnoException).code ?? "")) throw error;
     return null;
   }
 }
 
+/** What the system answers about a process that is not there, or that ends while it is looked at. */
+const GONE = ["ENOENT", "ESRCH"];
+
 /** The identity of a process that runs now: this one by default. Null if there is none of that pid. */
 export function processIdentity(pid: number = process.pid): ProcessIdentity | null {
-  const started = startTime(pid);
-  return started === null ? null : { pid, started, scope: currentScope() };
+  try {
+    const started = startTime(pid);
+    return started === null ? null : { pid, started, scope: currentScope() };
+  } catch {
+    return null; // it could not be looked at: it goes without a name, and its heartbeat has to do
+  }
 }
 
 /**
@@ -97,5 +106,9 @@ export function liveness(identity: ProcessIdentity): "alive" | "dead" | "unknown
   if (identity.scope.host !== here.host) return "unknown";
   if (identity.scope.boot !== here.boot) return "dead"; // this host has started anew since
   if (identity.scope.namespace !== here.namespace) return "unknown";
-  return startTime(identity.pid) === identity.started ? "alive" : "dead";
+  try {
+    return startTime(identity.pid) === identity.started ? "alive" : "dead";
+  } catch {
+    return "unknown"; // it could not be looked at
+  }
 }
