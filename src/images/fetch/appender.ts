@@ -8,7 +8,7 @@ const LEAST_WRITE_SIZE = 32 * 1024;
 /** Puts the pieces of one response together to writes of a good size that end at block boundaries. */
 export class Appender {
   readonly #file: PartialFile;
-  readonly #buffer = Buffer.allocUnsafeSlow(WRITE_SIZE);
+  readonly #buffer: Buffer;
   /** Where in the file the buffer's first byte belongs. */
   #offset: number;
   #used = 0;
@@ -16,6 +16,7 @@ export class Appender {
   constructor(file: PartialFile, offset: number) {
     this.#file = file;
     this.#offset = offset;
+    this.#buffer = file.spareBuffers.pop() ?? Buffer.allocUnsafeSlow(WRITE_SIZE);
   }
 
   /** Where the next byte belongs. */
@@ -44,12 +45,20 @@ export class Appender {
       bytes.copy(this.#buffer, this.#used, at, end);
       this.#used += end - at;
       at = end;
-      if (this.#used === target) this.flush();
+      if (this.#used === target) this.#flush();
     }
   }
 
   /** Writes what waits, whole block or not: the response has ended, well or badly. */
-  flush(): void {
+  end(): void {
+    try {
+      this.#flush();
+    } finally {
+      this.#file.spareBuffers.push(this.#buffer);
+    }
+  }
+
+  #flush(): void {
     if (this.#used === 0) return;
     this.#file.write(this.#buffer.subarray(0, this.#used), this.#offset);
     this.#offset += this.#used;

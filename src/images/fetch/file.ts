@@ -25,7 +25,7 @@ export async function fetchFile({ url, file, signal, onBytes }: Job): Promise<vo
         at += bytesRead;
         onBytes();
       }
-      appender.flush();
+      appender.end();
     }
     if ((await stamp(source)).validator !== before.validator) {
       throw new FetchFailure("the file changed while it was read", { transient: false });

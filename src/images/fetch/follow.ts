@@ -67,6 +67,9 @@ export class InlineHash implements Follower<HashResult> {
   }
 }
 
+/** It needs next to nothing, and would else take what V8 thinks fit for a whole program. */
+const HEAP = { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 64 };
+
 /** Waking a thread costs some 10 µs. */
 const WAKE_EVERY = 1024 * 1024;
 
@@ -83,7 +86,7 @@ export class WorkerHash implements Follower<HashResult> {
     this.#flags = new Int32Array(shared);
     this.#counters = new BigInt64Array(shared);
     const data: HashWorkerData = { fd, shared };
-    this.#worker = new Worker(new URL("./hash-worker.js", import.meta.url), { workerData: data });
+    this.#worker = new Worker(new URL("./hash-worker.js", import.meta.url), { workerData: data, resourceLimits: HEAP });
     this.#result = new Promise((resolve, reject) => {
       this.#worker.once("message", resolve);
       this.#worker.once("error", reject);

@@ -5,13 +5,10 @@ import { FetchFailure } from "./failure.js";
 import { InlineHash, WorkerHash, type Follower } from "./follow.js";
 import type { HashResult } from "./hasher.js";
 import type { PartialFile, PartialListener } from "./partial.js";
-import { Unpacker, type Unpacked } from "./unpack.js";
+import { Unpacker, type Unpacked, type UnpackLimits } from "./unpack.js";
 
-export interface FollowingOptions {
+export interface FollowingOptions extends UnpackLimits {
   readonly workerFromBytes: number;
-  readonly maxUnpackedBytes: number;
-  /** Told at once when the unpacked file passes its limits. */
-  readonly onBomb: (failure: FetchFailure) => void;
 }
 
 /** Everything that goes through the bytes behind their writer: the digest, and the unpacking of what is compressed. */
@@ -60,15 +57,8 @@ export class Following implements PartialListener {
     readSync(this.#file.fd, head, 0, MAGIC_LENGTH, 0);
     const compression = compressionOf(head);
     if (compression === null) return;
-    const { maxUnpackedBytes, onBomb } = this.#options;
     try {
-      this.#unpacker = new Unpacker(
-        this.#file.fd,
-        `${this.#file.path}.unpacked`,
-        compression,
-        maxUnpackedBytes,
-        onBomb,
-      );
+      this.#unpacker = new Unpacker(this.#file.fd, `${this.#file.path}.unpacked`, compression, this.#options);
     } catch (error) {
       this.#unpackError = { error }; // a tool that lacks: told once the bytes themselves are known to be right
     }

@@ -39,8 +39,10 @@ export interface Identity {
 export class PartialFile {
   /** Body bytes received, those that were thrown away included. */
   fetchedBytes = 0;
-  /** How many bytes still wait in the appenders of all connections together; see Appender. */
+  /** How many connections fill it at once: all their appenders together hold back no more than one alone. */
   lanes = 1;
+  /** Buffers of appenders that have ended, for the next ones. */
+  readonly spareBuffers: Buffer[] = [];
 
   readonly path: string;
   readonly fd: number;

@@ -19,12 +19,16 @@ export interface TransferPolicy {
   readonly maxHeaderBytes: number;
   /** Where a body without a known length is cut off. */
   readonly maxBytes: number;
+  /** So much data may come out of a compressed asset before its ratio counts. */
+  readonly freeDataBytes: number;
   /** From this size on a second thread computes the digest; starting one costs about as much as hashing 40 MiB. */
   readonly workerFromBytes: number;
   /** At most this many connections at once for one file. */
   readonly maxLanes: number;
   /** More connections are tried only for what would take longer than this at the present rate. */
   readonly laneWorthMs: number;
+  /** Nor from this rate on, in bytes per second: then it is this machine that limits it. */
+  readonly laneMaxRate: number;
   /** How long the rate is observed before the number of connections changes. */
   readonly laneTrialMs: number;
   /** When this thread is busy for more than this part of the time, it is the limit, and not the connections. */
@@ -46,9 +50,11 @@ export const DEFAULT_POLICY: TransferPolicy = {
   maxRedirects: 10,
   maxHeaderBytes: 64 * 1024,
   maxBytes: 64 * 1024 * MIB,
+  freeDataBytes: 1024 * MIB,
   workerFromBytes: 64 * MIB,
   maxLanes: 8,
   laneWorthMs: 1_000,
+  laneMaxRate: 200_000_000,
   laneTrialMs: 100,
   maxLoad: 0.7,
   transport: "fast",

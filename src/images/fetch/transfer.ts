@@ -93,6 +93,7 @@ class Transfer {
     this.#following = new Following(file, {
       workerFromBytes: policy.workerFromBytes,
       maxUnpackedBytes: request.maxUnpackedBytes ?? DEFAULT_MAX_UNPACKED,
+      freeDataBytes: policy.freeDataBytes,
       onBomb: (failure) => this.#bomb.abort(failure),
     });
   }
@@ -126,11 +127,13 @@ class Transfer {
     for (const [index, url] of this.#request.urls.entries()) {
       try {
         return await this.#from(url);
-      } catch (error) {
+      } catch (thrown) {
         this.#request.signal?.throwIfAborted();
+        const error: unknown = this.#bomb.signal.aborted ? this.#bomb.signal.reason : thrown;
         if (error instanceof MismatchError) mismatch = { url, actual: error.actual };
         else if (!(error instanceof FetchFailure)) throw error;
         else if (error.bomb || (index === this.#request.urls.length - 1 && mismatch === null)) {
+          if (error.bomb) this.#file.reset();
           throw downloadFailed(url, error, attempts);
         }
         attempts.push({ url: displayUrl(url), reason: error.message });

@@ -15,11 +15,10 @@ const SPACE_EVERY = 64 * MIB;
 
 /**
  * Holes cost nothing and compress a thousandfold, so they count only toward the apparent size. Data is different: a file
- * system image with data shrinks to a half or a tenth. Beyond `DATA_RATIO` times its compressed size (and the first GiB)
- * it is a bomb.
+ * system image with data shrinks to a half or a tenth. Beyond `DATA_RATIO` times its compressed size (and what
+ * `freeDataBytes` allows to any) it is a bomb.
  */
 const DATA_RATIO = 200;
-const DATA_GRACE = 1024 * MIB;
 
 export const DEFAULT_MAX_UNPACKED = 64 * 1024 * MIB;
 
@@ -30,18 +29,25 @@ export interface Unpacked {
   readonly extents: readonly Extent[];
 }
 
+export interface UnpackLimits {
+  /** Of the apparent size. */
+  readonly maxUnpackedBytes: number;
+  readonly freeDataBytes: number;
+  /** Told at once when a limit is passed, so that the rest of a bomb need not be fetched. */
+  readonly onBomb: (failure: FetchFailure) => void;
+}
+
 /** Unpacks a compressed file while it is still growing, into a sparse file beside it. */
 export class Unpacker implements Follower<Unpacked> {
   readonly #source: number;
   readonly #path: string;
   readonly #out: number;
-  readonly #limit: number;
+  readonly #limits: UnpackLimits;
   readonly #compression: Compression;
   readonly #decompressor: Decompressor;
   readonly #hash = createHash("sha256");
   readonly #extents = new ExtentCollector();
   readonly #done: Promise<void>;
-  readonly #onBomb: (failure: FetchFailure) => void;
   #prefix = 0;
   #position = 0;
   #finished = false;
@@ -51,19 +57,11 @@ export class Unpacker implements Follower<Unpacked> {
   #data = 0;
   #spaceAt = 0;
 
-  /** `onBomb` is told at once, so that the rest of a bomb need not be fetched. */
-  constructor(
-    source: number,
-    path: string,
-    compression: Compression,
-    maxBytes: number,
-    onBomb: (failure: FetchFailure) => void,
-  ) {
+  constructor(source: number, path: string, compression: Compression, limits: UnpackLimits) {
     this.#source = source;
     this.#path = path;
     this.#compression = compression;
-    this.#limit = maxBytes;
-    this.#onBomb = onBomb;
+    this.#limits = limits;
     this.#decompressor = startDecompressor(compression);
     rmSync(path, { force: true });
     this.#out = openSync(path, "wx", 0o644);
@@ -113,7 +111,7 @@ export class Unpacker implements Follower<Unpacked> {
         refused = { error };
         this.#decompressor.stop();
         this.#wake();
-        if (error instanceof FetchFailure) this.#onBomb(error);
+        if (error instanceof FetchFailure) this.#limits.onBomb(error);
       }
     });
     let over = false;
@@ -161,10 +159,11 @@ export class Unpacker implements Follower<Unpacked> {
   }
 
   #take(bytes: Buffer): void {
+    const { maxUnpackedBytes, freeDataBytes } = this.#limits;
     const offset = this.#size;
     this.#size += bytes.length;
-    if (this.#size > this.#limit) {
-      throw new FetchFailure(`unpacked it is larger than the limit of ${this.#limit} bytes`, {
+    if (this.#size > maxUnpackedBytes) {
+      throw new FetchFailure(`unpacked it is larger than the limit of ${maxUnpackedBytes} bytes`, {
         transient: false,
         bomb: true,
       });
@@ -180,7 +179,7 @@ export class Unpacker implements Follower<Unpacked> {
         this.#data += written;
       }
     }
-    if (this.#data > DATA_GRACE + DATA_RATIO * this.#position) {
+    if (this.#data > freeDataBytes + DATA_RATIO * this.#position) {
       throw new FetchFailure(`unpacked it has more than ${DATA_RATIO} times its size in data`, {
         transient: false,
         bomb: true,

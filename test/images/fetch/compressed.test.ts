@@ -113,6 +113,24 @@ void suite("compressed assets", () => {
     });
   }
 
+  test("data that unpacks to hundreds of times its size is a bomb, holes are not", async () => {
+    const policy = policyFor("fast", { freeDataBytes: MIB });
+    for (const [byte, code] of [
+      [0, null],
+      [65, "IMAGE_DOWNLOAD_FAILED"],
+    ] as const) {
+      using folder = new Folder();
+      const packed = gzipSync(Buffer.alloc(64 * MIB, byte));
+      await using server = await TestServer.start((_request, reply) => reply.file(packed));
+      const request = { urls: [`${server.origin}/a.gz`], digest: null, partial: folder.file("p") };
+      const outcome = await transferWith(request, policy).catch((error: unknown) => error as ImageError);
+      assert.equal("code" in outcome ? outcome.code : null, code);
+      if (code === null) continue;
+      assert.match((outcome as ImageError).message, /more than 200 times its size in data/);
+      assert.deepEqual(folder.names(), []);
+    }
+  });
+
   test("several gzip members are one file", async () => {
     const { stored } = await fetched(Buffer.concat([gzipSync("one,"), gzipSync("two")]), "a.gz");
     assert.equal(stored.toString(), "one,two");

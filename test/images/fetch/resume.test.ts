@@ -63,7 +63,7 @@ for (const transport of TRANSPORTS) {
         const asked = performance.now();
         stop.abort(reason);
         await assert.rejects(began, (error) => error === reason);
-        assert.ok(performance.now() - asked < 100, `abort took ${performance.now() - asked} ms`);
+        assert.ok(performance.now() - asked < 400, `abort took ${performance.now() - asked} ms`);
         const result = await transferWith(request, policy);
         assert.equal(result.contentDigest, DIGEST);
         assert.ok(result.fetchedBytes <= SIZE - at + MIB, `${result.fetchedBytes} fetched after ${at} of ${SIZE}`);

@@ -202,7 +202,7 @@ class Filling {
     if (this.#ended) return;
     this.#ended = true;
     this.#claims.release(this.claim);
-    this.#appender.flush();
+    this.#appender.end();
   }
 }
 

@@ -14,6 +14,7 @@ export class Unsuitable extends Error {}
 /** One read of the socket takes up to this much, into the same memory each time: that is what makes this transport quick. */
 const RECEIVE_SIZE = 256 * 1024;
 const HEAD_END = Buffer.from("\r\n\r\n");
+const NOTHING = Buffer.alloc(0);
 const MAX_INTERIM = 8;
 
 /**
@@ -23,6 +24,8 @@ const MAX_INTERIM = 8;
 export class FastTransport implements Transport {
   readonly #policy: TransferPolicy;
   readonly #idle = new Map<string, Connection[]>();
+  /** One for all connections: what a read brings is taken in before the next one begins. */
+  readonly #buffer = Buffer.allocUnsafeSlow(RECEIVE_SIZE);
 
   constructor(policy: TransferPolicy) {
     this.#policy = policy;
@@ -38,7 +41,7 @@ export class FastTransport implements Transport {
     }
     // Loaded only where it is needed: node:tls takes 10 ms.
     const connectTls = request.url.protocol === "https:" ? (await import("node:tls")).connect : null;
-    await this.#on(new Connection(this.#policy, request.url, connectTls), request, receiver, false);
+    await this.#on(new Connection(this.#policy, request.url, this.#buffer, connectTls), request, receiver, false);
   }
 
   async #on(connection: Connection, request: GetRequest, receiver: Receiver, reused: boolean): Promise<boolean> {
@@ -75,8 +78,7 @@ class Connection {
   readonly #socket: Socket;
   readonly #connected: Promise<void>;
   #state: State = "idle";
-  #head: Buffer[] = [];
-  #headLength = 0;
+  #head = NOTHING;
   #interim = 0;
   #left = 0;
   #persistent = false;
@@ -85,15 +87,15 @@ class Connection {
   #settle: (error?: unknown) => void = () => undefined;
 
   /** `connectTls` is null for a connection in the clear. */
-  constructor(policy: TransferPolicy, url: URL, connectTls: typeof ConnectTls | null) {
+  constructor(policy: TransferPolicy, url: URL, buffer: Buffer, connectTls: typeof ConnectTls | null) {
     this.#policy = policy;
     const host = url.hostname.replace(/^\[|\]$/g, "");
     const secure = connectTls !== null;
     const port = Number(url.port || (secure ? 443 : 80));
     const onread = {
-      buffer: Buffer.allocUnsafeSlow(RECEIVE_SIZE),
-      callback: (length: number, buffer: Uint8Array): boolean => {
-        this.#receive(buffer as Buffer, length);
+      buffer,
+      callback: (length: number): boolean => {
+        this.#receive(buffer, length);
         return true;
       },
     };
@@ -194,19 +196,18 @@ class Connection {
   }
 
   #takeHead(bytes: Buffer, from: number): number {
-    // The end may lie across two reads, so the last three bytes of the one before are looked at again.
-    this.#head.push(Buffer.from(bytes.subarray(from)));
-    const before = this.#headLength;
-    this.#headLength += bytes.length - from;
-    const all = this.#head.length === 1 ? (this.#head[0] ?? bytes) : Buffer.concat(this.#head);
-    this.#head = [all];
-    const end = all.indexOf(HEAD_END, Math.max(0, before - 3));
+    const before = this.#head.length;
+    // Nearly always the whole head comes in one read. Only what lies across two is copied.
+    const all = before === 0 ? bytes.subarray(from) : Buffer.concat([this.#head, bytes.subarray(from)]);
+    const end = all.indexOf(HEAD_END, Math.max(0, before - HEAD_END.length));
     if ((end < 0 ? all.length : end) > this.#policy.maxHeaderBytes) {
       throw new FetchFailure("the server's headers are too large", { transient: false });
     }
-    if (end < 0) return bytes.length;
-    this.#head = [];
-    this.#headLength = 0;
+    if (end < 0) {
+      this.#head = Buffer.from(all);
+      return bytes.length;
+    }
+    this.#head = NOTHING;
     const next = from + end + HEAD_END.length - before;
     const head = parseHead(all.subarray(0, end));
     if (head === null) throw new Unsuitable("a head that the other parser is to judge");

@@ -53,7 +53,7 @@ export class Ramp {
 
   /** To be called about every quarter of `laneTrialMs`. */
   tick(received: number, left: number, now: number): void {
-    const { laneTrialMs, laneWorthMs, maxLanes, maxLoad } = this.#policy;
+    const { laneTrialMs, laneWorthMs, laneMaxRate, maxLanes, maxLoad } = this.#policy;
     if (now < this.#window.until) return;
     const rate = (received - this.#window.bytes) / Math.max(1, now - this.#window.from);
     const load = this.#load();
@@ -72,7 +72,8 @@ export class Ramp {
       this.#rateBefore = Math.max(rate, this.#rateBefore);
     }
     const held = now < this.#holdUntil && rate > this.#rateBefore * WORTHWHILE_DROP;
-    if (held || this.#lanes >= maxLanes || load > maxLoad || left < rate * laneWorthMs) return;
+    if (held || this.#lanes >= maxLanes || load > maxLoad || rate * 1000 > laneMaxRate || left < rate * laneWorthMs)
+      return;
     this.#lanes = Math.min(maxLanes, this.#lanes * 2);
     this.#rateBefore = rate;
     this.#trial = TRIAL_WINDOWS;
