@@ -1,7 +1,8 @@
+import { processIdentity } from "../host/process.js";
 import { ImageStore } from "../images/store/index.js";
 import { wantedVcpus } from "./config.js";
 import type { Wish } from "./source.js";
-import { claimFolder, ownIdentity, type MachineState } from "./state.js";
+import { claimFolder, type MachineState } from "./state.js";
 
 export interface MadeMachine {
   readonly state: MachineState;
@@ -26,7 +27,7 @@ export async function claimMachine(wish: Wish, signal: AbortSignal | undefined):
       vmId: wish.vmId,
       createdAt: new Date().toISOString(),
       detached: wish.detached,
-      owner: wish.detached ? null : ownIdentity(),
+      owner: wish.detached ? null : processIdentity(),
       status: "created",
       reason: null,
       image,

@@ -192,7 +192,3 @@ export async function folderAge(folder: string): Promise<number> {
     return 0; // gone in the meantime
   }
 }
-
-export function ownIdentity(): ProcessIdentity | null {
-  return processIdentity();
-}
