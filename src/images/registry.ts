@@ -54,7 +54,7 @@ export async function loadRegistry(fileOrUrl: string): Promise<Record<string, Im
   return parseRegistry(value, fileOrUrl);
 }
 
-export function parseRegistry(value: unknown, from: string): Record<string, ImageSource> {
+function parseRegistry(value: unknown, from: string): Record<string, ImageSource> {
   const top = { ...objectAt(value, `the registry ${from}`) };
   delete top["$schema"];
   // A registry of its own form may still have an image of the name "images".
