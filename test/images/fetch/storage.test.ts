@@ -67,12 +67,7 @@ void suite("the disk below a transfer", () => {
     mkdirSync(folder.file("directory"));
     writeFileSync(folder.file("file"), "x");
     symlinkSync(folder.file("file"), folder.file("link"));
-    for (const path of [
-      folder.file("directory"),
-      folder.file("link"),
-      `${folder.file("file")}/below`,
-      "/proc/none/p",
-    ]) {
+    for (const path of [folder.file("directory"), folder.file("link"), `${folder.file("file")}/below`]) {
       const promise = transferWith({ urls: [server.origin], digest: null, partial: path }, policyFor("fast"));
       await assert.rejects(promise, (error: unknown) => {
         assert.ok(error instanceof HostError, String(error));
