@@ -7,6 +7,7 @@ import { Channel } from "./channel.js";
 import { waitForClaim } from "./claim.js";
 import { rotateConsole } from "./console-log.js";
 import { explainDeath, type Death } from "./death.js";
+import { hostFailure } from "./host-failure.js";
 import { openFreeLane } from "./lanes.js";
 import { dropEndedLeases } from "./lease.js";
 import { claimMachine } from "./make.js";
@@ -227,7 +228,7 @@ export class Machine {
     if (!(error instanceof CommandExecutionUnavailableError)) return error;
     const deadline = Date.now() + DEATH_GRACE_MS;
     while (this.#death === null && this.#status === "running" && Date.now() < deadline) await pause(10);
-    return this.#death === null ? error : this.notRunning(error);
+    return this.#status === "running" ? error : this.notRunning(error);
   }
 
   /** The error of calls that need a running machine. */
@@ -235,6 +236,7 @@ export class Machine {
     if (this.#death === null) {
       return new CommandExecutionUnavailableError(`The machine '${this.vmId}' is not running: it is ${this.#status}.`, {
         hint: this.#deleted ? "Create another one." : "Start it first.",
+        cause,
         details: { vmId: this.vmId, status: this.#status },
       });
     }
@@ -245,7 +247,9 @@ export class Machine {
   }
 
   #inTurn<T>(act: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(act);
+    const result = this.#turn.then(act).catch((error: unknown) => {
+      throw hostFailure(error, `Work on the machine '${this.vmId}'`);
+    });
     this.#turn = result.catch(() => undefined); // the caller has it; the next turn begins either way
     return result;
   }

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { liveness, type ProcessIdentity } from "../host/process.js";
 import { isClaimed } from "./claim.js";
 import { explainDeath, type Death } from "./death.js";
+import { hostFailure } from "./host-failure.js";
 import { dropEndedLeases } from "./lease.js";
 import {
   findFolders,
@@ -26,11 +27,20 @@ const KILL_TIMEOUT_MS = 5000;
  * folders. Notes what has ended meanwhile of the machines that stay. Gives those.
  */
 export async function sweep(): Promise<MachineState[]> {
-  const folders = await findFolders();
-  const removed: string[] = [];
-  const kept = await Promise.all(folders.map((found) => sweepOne(found, removed)));
-  if (removed.length > 0) await dropEndedLeases(removed);
-  return kept.filter((state) => state !== null);
+  try {
+    const folders = await findFolders();
+    const removed: string[] = [];
+    const kept = await Promise.all(
+      folders.map((found) =>
+        // Another program may be at it, or it is of another user. It must not keep this one from its own machines.
+        sweepOne(found, removed).catch(() => (found.kind === "machine" ? found.state : null)),
+      ),
+    );
+    if (removed.length > 0) await dropEndedLeases(removed);
+    return kept.filter((state) => state !== null);
+  } catch (error) {
+    throw hostFailure(error, "Looking for machines");
+  }
 }
 
 async function sweepOne({ folder, kind, state }: FoundFolder, removed: string[]): Promise<MachineState | null> {

@@ -181,7 +181,8 @@ export async function removeFolder(folder: string): Promise<void> {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
     throw error;
   }
-  await rm(trash, { recursive: true, force: true });
+  // A program that sweeps may be removing the same at the same time.
+  await rm(trash, { recursive: true, force: true, maxRetries: 5, retryDelay: 20 });
 }
 
 /** Milliseconds since the folder was last changed. */

@@ -4,8 +4,9 @@ import { chmod, lstat, lutimes, mkdir, readdir, readlink, rename, rm, stat, syml
 import { dirname, join, posix } from "node:path";
 import { pipeline } from "node:stream/promises";
 
-import { GuestFileError, HostError, SmolVMError, ValidationError } from "../errors.js";
+import { GuestFileError, ValidationError } from "../errors.js";
 import type { GuestFiles, GuestStat } from "../guest/index.js";
+import { hostFailure } from "./host-failure.js";
 
 /** Files that are on their way at once: enough to hide the round trips of many small ones. */
 const PARALLEL = 8;
@@ -173,21 +174,7 @@ async function onHost(path: string, act: () => Promise<void>): Promise<void> {
   try {
     await act();
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    if (
-      error instanceof SmolVMError ||
-      !(error instanceof Error) ||
-      error.name === "AbortError" ||
-      code === undefined
-    ) {
-      throw error;
-    }
-    const kind =
-      code === "ENOSPC" ? "HOST_NO_SPACE" : code === "EACCES" || code === "EPERM" ? "HOST_PERMISSION" : "HOST_IO";
-    throw new HostError(kind, `Copying to or from '${path}' failed: ${error.message}.`, {
-      cause: error,
-      details: { path },
-    });
+    throw hostFailure(error, `Copying to or from '${path}'`);
   }
 }
 

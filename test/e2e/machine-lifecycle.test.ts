@@ -8,6 +8,7 @@ import { promisify } from "node:util";
 
 import {
   BootError,
+  HostError,
   ImageError,
   ValidationError,
   VMAlreadyExistsError,
@@ -197,6 +198,23 @@ test("a guest that does not come up is a BootError with its last words, within t
     return true;
   });
   assert.deepEqual(await leftOvers(home.folder), []);
+});
+
+test("a home that can't hold a machine is a HostError that keeps its cause", async () => {
+  const file = join(home.folder, "file");
+  await writeFile(file, "");
+  process.env["SMOLVM_HOME"] = file;
+  try {
+    for (const call of [() => SmolVM.create(), () => SmolVM.list()]) {
+      await assert.rejects(call(), (error: unknown) => {
+        assert.ok(error instanceof HostError);
+        assert.equal((error.cause as NodeJS.ErrnoException).code, "ENOTDIR");
+        return true;
+      });
+    }
+  } finally {
+    process.env["SMOLVM_HOME"] = home.folder;
+  }
 });
 
 test("aborting a start at any moment rejects with the caller's reason and leaves nothing", async (context) => {
