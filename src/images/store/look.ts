@@ -1,15 +1,6 @@
-import {
-  type BigIntStats,
-  closeSync,
-  constants,
-  fstatSync,
-  lstatSync,
-  openSync,
-  readFileSync,
-  type Stats,
-} from "node:fs";
+import { type BigIntStats, constants, lstatSync, readFileSync, type Stats } from "node:fs";
 
-import { isErrno } from "../storage-failure.js";
+import { isErrno } from "../../host/errno.js";
 
 /*
  * Looking at files that anybody may have put there: symbolic links are not followed, pipes not waited for, and nothing
@@ -54,19 +45,16 @@ export function matchesStat(a: BigIntStats, b: BigIntStats | null): boolean {
 
 /** A small regular file's text; null if there is none, if it is something else than a file, or if it is larger than `maxBytes`. */
 export function readSmallFile(path: string, maxBytes: number): string | null {
-  let fd: number;
+  const stat = entryAt(path);
+  if (stat === undefined || !stat.isFile() || stat.size > maxBytes) return null;
   try {
-    // O_NONBLOCK: opening a pipe that someone put there must not wait for its other end.
-    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    // O_NONBLOCK: a pipe that someone has put there since must not be waited for.
+    const flag = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+    // Given all at once, Node reads the file in one step: this is on the way of every use of an image.
+    return readFileSync(path, { encoding: "utf8", flag: flag as unknown as string });
   } catch (error) {
-    if (isErrno(error, "ENOENT", "ENOTDIR", "ELOOP", "ENXIO")) return null;
+    if (isErrno(error, "ENOENT", "ENOTDIR", "ELOOP", "EISDIR")) return null;
     throw error;
-  }
-  try {
-    const stat = fstatSync(fd);
-    return stat.isFile() && stat.size <= maxBytes ? readFileSync(fd, "utf8") : null;
-  } finally {
-    closeSync(fd);
   }
 }
 
