@@ -24,7 +24,8 @@ export class Call implements Channel {
   /** The reply's payload, copied. Rejects with a GuestFileError, the signal's reason, or what ended the connection. */
   readonly result: Promise<Buffer>;
   readonly #link: Link;
-  readonly #request: CallRequest;
+  /** Once it is settled only what an error is told with: whatever the rest refers to must not outlive the answer. */
+  #request: CallRequest;
   readonly #number: number;
   #credit: number;
   #settled = false;
@@ -51,6 +52,7 @@ export class Call implements Channel {
   cancel(reason: unknown): void {
     if (this.#settled) return;
     this.#link.send(FrameType.cancel, this.#number, 0);
+    this.#link.forsake(this.#number);
     this.#settle(() => this.#reject(reason));
   }
 
@@ -64,6 +66,7 @@ export class Call implements Channel {
   }
 
   grant(cost: number): void {
+    if (this.#settled) return;
     this.#credit += cost;
     const payload = Buffer.alloc(4);
     payload.writeUInt32LE(cost);
@@ -129,5 +132,8 @@ export class Call implements Channel {
     this.#settled = true;
     this.#request.signal?.removeEventListener("abort", this.#onAbort);
     outcome();
+    // The guest may take as long as it likes to confirm a cancel, and until then this stays known by its number.
+    this.#request = { operation: this.#request.operation, path: this.#request.path };
+    this.#resolve = this.#reject = () => undefined;
   }
 }

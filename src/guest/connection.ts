@@ -36,12 +36,22 @@ export interface Link {
   /** Gives the new channel's number. Throws what ended the connection, if it is over. */
   open(channel: Channel): number;
   send(type: number, channel: number, stream: number, payload?: Uint8Array, sent?: () => void): void;
+  /** The guest was told to end that channel, and nobody here waits for it any more. Once for each channel at most. */
+  forsake(channel: number): void;
 }
 
 /** Operation numbers of docs/protocol.md. */
 const Operation = { ping: 1, configure: 2, setEnvironment: 3, sync: 4, powerOff: 5 } as const;
 
 const COPY_BELOW = 4096;
+/**
+ * Credit that may wait to be taken by the guest. One that reads has few such frames waiting for each of its operations, as it
+ * runs out of credit without them; one that sends and never reads would fill this program's memory with them.
+ */
+const MOST_GRANTS = 16 * 1024;
+/** A guest that leaves more operations than this unended, so long after it was told to end them, is not ending any. */
+const MOST_FORSAKEN = 256;
+const FORSAKEN_MS = 10_000;
 const NOTHING = Buffer.alloc(0);
 
 /**
@@ -61,7 +71,10 @@ class Connection implements GuestConnection, Link, FrameSink {
   readonly closed: Promise<Error>;
   readonly #stream: Duplex;
   readonly #channels = new Map<number, Channel>();
+  /** Channels that the guest was told to end and has not, with when it was told: the oldest first. */
+  readonly #forsaken = new Map<number, number>();
   #lastChannel = 0;
+  #grants = 0;
   #over: Error | null = null;
   #settleClosed: (error: Error) => void = () => undefined;
 
@@ -140,6 +153,13 @@ class Connection implements GuestConnection, Link, FrameSink {
       return;
     }
     const header = encodeHeader(type, channel, stream, payload.length);
+    if (type === FrameType.credit) {
+      if (++this.#grants > MOST_GRANTS) {
+        this.#end(violation("it sends and does not read"));
+        return;
+      }
+      sent = () => this.#grants--;
+    }
     if (payload.length < COPY_BELOW) {
       this.#stream.write(payload.length === 0 ? header : Buffer.concat([header, payload]), sent);
     } else {
@@ -148,6 +168,19 @@ class Connection implements GuestConnection, Link, FrameSink {
       this.#stream.write(payload, sent);
       this.#stream.uncork();
     }
+  }
+
+  forsake(channel: number): void {
+    const now = performance.now();
+    if (this.#over !== null || this.#forsaken.has(channel)) return;
+    this.#forsaken.set(channel, now);
+    if (this.#forsaken.size <= MOST_FORSAKEN) return;
+    let late = 0;
+    for (const since of this.#forsaken.values()) {
+      if (now - since < FORSAKEN_MS) return;
+      if (++late > MOST_FORSAKEN) break;
+    }
+    this.#end(violation("operations that it was told to end go on"));
   }
 
   // --- FrameSink ---
@@ -170,7 +203,9 @@ class Connection implements GuestConnection, Link, FrameSink {
         details: { reason: "agent" },
       });
     }
-    if (this.#channel(number).frame(type, stream, payload)) this.#channels.delete(number);
+    if (!this.#channel(number).frame(type, stream, payload)) return;
+    this.#channels.delete(number);
+    this.#forsaken.delete(number);
   }
 
   #channel(number: number): Channel {
@@ -184,6 +219,7 @@ class Connection implements GuestConnection, Link, FrameSink {
     this.#over = error;
     const channels = [...this.#channels.values()];
     this.#channels.clear();
+    this.#forsaken.clear();
     this.#stream.destroy();
     for (const channel of channels) channel.lost(error);
     this.#settleClosed(error);

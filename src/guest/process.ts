@@ -64,7 +64,9 @@ export class Process implements Channel, GuestProcess {
   }
 
   killTree(): void {
-    if (!this.#over) this.#link.send(FrameType.signal, this.#number, 0, Buffer.from([signalNumber("SIGKILL") ?? 9, 1]));
+    if (this.#over) return;
+    this.#link.send(FrameType.signal, this.#number, 0, Buffer.from([signalNumber("SIGKILL") ?? 9, 1]));
+    this.#link.forsake(this.#number);
   }
 
   resize(size: TerminalSize): void {

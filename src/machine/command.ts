@@ -96,7 +96,12 @@ export async function runCommand(host: CommandHost, command: unknown, options: R
   if (stdin !== undefined && process.stdin !== null) feed(stdin, process.stdin).catch(abandon);
   const stdout = collect(process.stdout, onStdout, abandon);
   const stderr = collect(process.stderr, onStderr, abandon);
-  const { exitCode, signal } = await process.wait();
+  const { exitCode, signal } = await process.wait().catch((error: unknown) => {
+    // A guest that doesn't confirm the command's end keeps it known here: what it printed must not stay with it.
+    stdout.discard();
+    stderr.discard();
+    throw error;
+  });
   await Promise.all([stdout.ended, stderr.ended]);
   return runResult({
     exitCode,
@@ -140,9 +145,14 @@ function supervise(
   const abandon = (reason: unknown): void => {
     if (abandoned !== null) return;
     abandoned = { reason };
+    stopWatching();
     remote.killTree();
     // The promise to have killed everything is kept before the failure is told, unless the guest itself hangs.
-    const grace = setTimeout(() => giveUp(reason), KILL_GRACE_MS);
+    const grace = setTimeout(() => {
+      for (const stream of [remote.stdin, remote.stdout, remote.stderr]) stream?.destroy();
+      held[Symbol.dispose]();
+      giveUp(reason);
+    }, KILL_GRACE_MS);
     const told = (): void => {
       clearTimeout(grace);
       giveUp(reason);
@@ -156,6 +166,10 @@ function supervise(
       ? undefined
       : setTimeout(() => abandon(new OperationTimeoutError(operation, timeoutMs, { details: { command } })), timeoutMs);
   const aborted = (): void => abandon(signal?.reason);
+  const stopWatching = (): void => {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", aborted);
+  };
   signal?.addEventListener("abort", aborted, { once: true });
 
   const ended = remote.exit
@@ -169,8 +183,7 @@ function supervise(
       },
     )
     .finally(() => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", aborted);
+      stopWatching();
       held[Symbol.dispose]();
     });
   const outcome = Promise.race([ended, gaveUp]);
@@ -228,7 +241,7 @@ async function feed(source: string | Uint8Array | Readable, to: Writable): Promi
 function collect(from: Readable, onChunk: ((chunk: Buffer) => void) | undefined, abandon: (reason: unknown) => void) {
   const chunks: Buffer[] = [];
   let size = 0;
-  from.on("data", (chunk: Buffer) => {
+  const take = (chunk: Buffer): void => {
     size += chunk.length;
     if (size > OUTPUT_LIMIT) {
       abandon(
@@ -244,11 +257,16 @@ function collect(from: Readable, onChunk: ((chunk: Buffer) => void) | undefined,
     } catch (error) {
       abandon(error);
     }
-  });
+  };
+  from.on("data", take);
   const ended = new Promise<void>((resolve) => {
     // However it ends: whether the command ended well is what `wait()` tells.
     from.once("close", resolve);
     from.on("error", () => resolve());
   });
-  return { ended, bytes: () => Buffer.concat(chunks) };
+  const discard = (): void => {
+    from.off("data", take);
+    chunks.length = 0;
+  };
+  return { ended, bytes: () => Buffer.concat(chunks), discard };
 }
