@@ -3,6 +3,7 @@ import { join } from "node:path";
 
 import { HostError, ImageError } from "../errors.js";
 import { findTool, runTool, type ToolResult } from "../host/tools.js";
+import { hostArch } from "./host-arch.js";
 import type { Arch } from "./kernel.js";
 
 /** A package as it was downloaded and verified by apt. */
@@ -194,11 +195,6 @@ function requireApt(): void {
       details: { tool },
     });
   }
-}
-
-export function hostArch(): Arch | null {
-  if (process.arch === "x64") return "x86_64";
-  return process.arch === "arm64" ? "arm64" : null;
 }
 
 /** Each update touches the folder of partial lists, whether or not anything was new. */

@@ -1,15 +1,12 @@
-import { mkdir, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
-import { HostError, ImageError, SmolVMError, ValidationError } from "../errors.js";
+import { HostError, ImageError, ValidationError } from "../errors.js";
 import { imageDir } from "../host/home.js";
+import { acquireLock } from "../host/lock.js";
 import type { LocalImage } from "../images/index.js";
-import { acquireLock, type AssetSource, ImageStore } from "../images/store/index.js";
-import { Apt, hostArch } from "./apt.js";
-import { type Arch, bootableKernel } from "./kernel.js";
-import { moduleInitrd, selectModules } from "./modules.js";
-import { bootFiles, BUSYBOX, kernelPackages, moduleFiles } from "./packaged-files.js";
-import { writeRootfs } from "./rootfs.js";
+import { ImageStore } from "../images/store/index.js";
+import { hostArch } from "./host-arch.js";
+import type { Arch } from "./kernel.js";
 
 export interface DefaultImageOptions {
   /** "x86_64" or "arm64". Default: the host's own. */
@@ -40,6 +37,8 @@ export async function defaultImage(options: DefaultImageOptions = {}): Promise<L
   options.signal?.throwIfAborted();
   const cached = await openCached(store, name, options.signal);
   if (cached !== null) return cached;
+  // Loaded here: every start of a machine comes by, and hardly any has to make the image first.
+  const { buildDefault, buildFailure } = await import("./make-default.js");
   try {
     // Of all who want it at once, in whatever process, one makes it.
     const lock = await acquireLock(join(store.layout.locks, `build-${name}`), options.signal);
@@ -86,103 +85,4 @@ async function openCached(
 ): Promise<LocalImage | null> {
   const found = await store.open(name, { signal });
   return found === null || "damaged" in found ? null : found;
-}
-
-async function buildDefault(
-  store: ImageStore,
-  name: string,
-  arch: Arch,
-  options: DefaultImageOptions,
-): Promise<LocalImage> {
-  const { signal } = options;
-  const onStep = (step: string): void => options.onStep?.({ step });
-  const temporary: string[] = [];
-  const place = async (hint: string): Promise<string> => {
-    const path = await store.temporaryFile(hint);
-    temporary.push(path);
-    return path;
-  };
-  const write = async (hint: string, data: Buffer): Promise<AssetSource> => {
-    const path = await place(hint);
-    await writeFile(path, data, { flag: "wx", signal });
-    return { path };
-  };
-  try {
-    const folder = await place("packages");
-    await mkdir(folder);
-    await requireSpace(folder, name);
-    const apt = await Apt.open({ arch, folder, signal, onStep });
-    const packages = await apt.download([...(await kernelPackages(apt, arch)), BUSYBOX]);
-
-    onStep("unpacking the packages");
-    const files = await bootFiles(packages, signal);
-    const modules = await selectModules({
-      ...files,
-      load: async (names) => await moduleFiles(packages, names, signal),
-    });
-    const kernel = await write("kernel", await bootableKernel(files.kernel, arch));
-    const initrd = await write("initrd", moduleInitrd(modules));
-
-    onStep("making the root filesystem");
-    const path = await place("rootfs");
-    const version = /\d+(\.\d+)+/.exec(packages.find((each) => each.name === BUSYBOX)?.version ?? "")?.[0] ?? "0";
-    const { extents } = await writeRootfs(path, { busybox: files.busybox, time: files.time, version });
-
-    onStep("installing the image");
-    const details = Object.fromEntries(packages.map((each) => [each.name, each.version]));
-    const assets = { kernel, initrd, rootfs: { path, extents } };
-    return await store.install(name, { assets, origin: { kind: "built", details } }, { signal });
-  } finally {
-    for (const path of temporary) await rm(path, { recursive: true, force: true });
-  }
-}
-
-/** Lists and packages of apt, and the finished image beside them; without this, apt complains in words of its own. */
-const NEEDED_BYTES = 160 * 1024 * 1024;
-
-async function requireSpace(folder: string, name: string): Promise<void> {
-  const { bavail, bsize } = await statfs(folder);
-  if (bavail * bsize < NEEDED_BYTES) throw noSpace(name, bavail * bsize);
-}
-
-function noSpace(name: string, freeBytes: number | null, cause?: unknown): ImageError {
-  const free = freeBytes === null ? "" : `, ${mebibytes(freeBytes)} are free`;
-  return new ImageError(
-    "IMAGE_NO_SPACE",
-    `Not enough space to make the image '${name}': ${mebibytes(NEEDED_BYTES)} are needed${free}.`,
-    {
-      hint: "Free some space (smolvm image prune), or choose another folder with SMOLVM_IMAGE_DIR.",
-      details: { neededBytes: NEEDED_BYTES, freeBytes },
-      cause,
-    },
-  );
-}
-
-function mebibytes(bytes: number): string {
-  return `${Math.floor(bytes / 2 ** 20)} MiB`;
-}
-
-/** Errors of the library pass as they are; what the system said gets a name and a mend. */
-function buildFailure(error: unknown, name: string): unknown {
-  // Whatever is wrong with a package's content, to the caller it is this image that can't be made.
-  if (error instanceof SmolVMError && error.code !== "IMAGE_INVALID") return error;
-  const errno = error instanceof Error ? (error as NodeJS.ErrnoException) : undefined;
-  if (errno?.code === "ENOSPC" || errno?.code === "EDQUOT") return noSpace(name, null, error);
-  if (errno?.syscall !== undefined) {
-    const forbidden = ["EACCES", "EPERM", "EROFS"].includes(errno.code ?? "");
-    return new HostError(
-      forbidden ? "HOST_PERMISSION" : "HOST_IO",
-      `The image '${name}' could not be made: ${errno.message}.`,
-      {
-        hint: "Give this user a folder that can be written: set SMOLVM_IMAGE_DIR, or SMOLVM_HOME for all that smolvm keeps.",
-        details: { errno: errno.code, path: errno.path },
-        cause: error,
-      },
-    );
-  }
-  const said = error instanceof Error ? error.message : String(error);
-  return new ImageError("IMAGE_BUILD_FAILED", `The image '${name}' could not be made: ${said.replace(/\.$/, "")}.`, {
-    hint: "Try again. Should it fail again, take the image from a machine that has it: smolvm image export there, smolvm image import here.",
-    cause: error,
-  });
 }
