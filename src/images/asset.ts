@@ -1,9 +1,9 @@
 import { join } from "node:path";
 
 import { ImageError } from "../errors.js";
+import { acquireLock } from "../host/lock.js";
 import type { ProgressReport } from "./progress.js";
 import {
-  acquireLock,
   addressKey,
   type Address,
   type AssetRecord,

@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 
 import { ImageError } from "../errors.js";
 import type { ProgressReport } from "./progress.js";
-import { isErrno } from "./storage-failure.js";
+import { isErrno } from "../host/errno.js";
 import { assetsOf, type AssetKind, type AssetRecord, type ImageStore } from "./store/index.js";
 import type { WantedAsset, WantedImage } from "./wanted.js";
 

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 
 import { ImageError, ValidationError } from "../errors.js";
 import { ImageSource, type ImageSourceFields } from "./source.js";
-import { isErrno } from "./storage-failure.js";
+import { isErrno } from "../host/errno.js";
 
 /** A registry lists images by name, a few hundred bytes each. */
 const MAX_BYTES = 4 * 1024 * 1024;

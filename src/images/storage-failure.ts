@@ -1,14 +1,7 @@
 import { statfsSync } from "node:fs";
 
 import { HostError, ImageError, SmolVMError } from "../errors.js";
-
-/** Whether `error` is the operating system's, and if codes are given, one of those. */
-export function isErrno(error: unknown): error is NodeJS.ErrnoException;
-export function isErrno(error: unknown, ...codes: readonly string[]): boolean;
-export function isErrno(error: unknown, ...codes: readonly string[]): boolean {
-  if (!(error instanceof Error) || typeof (error as NodeJS.ErrnoException).errno !== "number") return false;
-  return codes.length === 0 || codes.includes((error as NodeJS.ErrnoException).code ?? "");
-}
+import { isErrno } from "../host/errno.js";
 
 /** What a file system answers when something may not be written there. */
 export const NOT_WRITABLE = ["EROFS", "EACCES", "EPERM"] as const;

@@ -1,8 +1,9 @@
 import { type BigIntStats, chmodSync, linkSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
-import { isErrno } from "../storage-failure.js";
-import { makeFolder, replaceFile, syncFile, syncFolder, unique } from "./durable.js";
+import { isErrno } from "../../host/errno.js";
+import { makeFolder, unique } from "../../host/folder.js";
+import { replaceFile, syncFile, syncFolder } from "./durable.js";
 import { hashFile, type HashOptions } from "./hash.js";
 import type { Layout } from "./layout.js";
 import { entryAt, matchesStat, parseJson, readSmallFile, statOrNull } from "./look.js";

@@ -2,7 +2,7 @@ import { realpathSync, type BigIntStats } from "node:fs";
 import { basename, dirname } from "node:path";
 
 import { LocalImage } from "../source.js";
-import { isErrno } from "../storage-failure.js";
+import { isErrno } from "../../host/errno.js";
 import { ASSET_FILES, type Layout } from "./layout.js";
 import { matchesStat, statOrNull } from "./look.js";
 import { imageNames } from "./prune.js";

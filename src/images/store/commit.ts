@@ -1,11 +1,12 @@
 import { renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
-import { isErrno } from "../storage-failure.js";
+import { isErrno } from "../../host/errno.js";
 import type { Blobs } from "./blobs.js";
-import { makeFolder, replaceFile, syncFolder, unique } from "./durable.js";
+import { makeFolder, unique } from "../../host/folder.js";
+import { replaceFile, syncFolder } from "./durable.js";
 import { ASSET_FILES, RECORD_FILE, type Layout } from "./layout.js";
-import { acquireLock, isLocked } from "./locks.js";
+import { acquireLock, isLocked } from "../../host/lock.js";
 import { entryAt } from "./look.js";
 import { assetsOf, formatRecord, readRecord, type ImageRecord } from "./record.js";
 import { moveFile } from "./sparse.js";

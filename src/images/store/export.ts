@@ -4,8 +4,9 @@ import { dirname, resolve } from "node:path";
 
 import { HostError, ImageError } from "../../errors.js";
 import type { ProgressReport } from "../progress.js";
-import { isErrno } from "../storage-failure.js";
-import { syncFolder, unique } from "./durable.js";
+import { isErrno } from "../../host/errno.js";
+import { unique } from "../../host/folder.js";
+import { syncFolder } from "./durable.js";
 import { ASSET_FILES } from "./layout.js";
 import { formatManifest, MANIFEST_FILE } from "./manifest.js";
 import { assetsOf, type Extents } from "./record.js";

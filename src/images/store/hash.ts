@@ -1,7 +1,7 @@
 import { closeSync, constants, fstatSync, openSync, readSync, type BigIntStats } from "node:fs";
 import { setImmediate as nextTurn } from "node:timers/promises";
 
-import { isErrno } from "../storage-failure.js";
+import { isErrno } from "../../host/errno.js";
 import { sameBytes } from "./look.js";
 
 export interface HashOptions {

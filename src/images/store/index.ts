@@ -4,7 +4,6 @@ import type { importImage as Import } from "./import.js";
 
 export type { Finding } from "./blobs.js";
 export type { Installation } from "./installation.js";
-export { acquireLock } from "./locks.js";
 export type { PruneReport } from "./prune.js";
 export {
   ASSET_KINDS,

@@ -3,8 +3,9 @@ import { join } from "node:path";
 
 import { ImageError } from "../../errors.js";
 import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
-import { isErrno } from "../storage-failure.js";
-import { replaceFile, unique } from "./durable.js";
+import { isErrno } from "../../host/errno.js";
+import { unique } from "../../host/folder.js";
+import { replaceFile } from "./durable.js";
 import type { Layout } from "./layout.js";
 import { parseJson } from "./look.js";
 import { isDigest, isObject } from "./record.js";

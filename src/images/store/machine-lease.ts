@@ -1,7 +1,8 @@
 import { join } from "node:path";
 
 import { machinesDir } from "../../host/home.js";
-import { isErrno, NOT_WRITABLE } from "../storage-failure.js";
+import { isErrno } from "../../host/errno.js";
+import { NOT_WRITABLE } from "../storage-failure.js";
 import type { Catalog } from "./catalog.js";
 import { type Rooms, underCommitLock } from "./commit.js";
 import type { Leases } from "./leases.js";

@@ -2,11 +2,11 @@ import { lstatSync, readdirSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 
 import { isImageName } from "../name.js";
-import { isErrno } from "../storage-failure.js";
+import { isErrno } from "../../host/errno.js";
 import type { Rooms } from "./commit.js";
 import { REMOVED_PREFIX } from "./layout.js";
 import type { Leases } from "./leases.js";
-import { isLocked, removeLock } from "./locks.js";
+import { isLocked, removeLock } from "../../host/lock.js";
 import { entryAt } from "./look.js";
 import { assetsOf, isDigest, readRecord } from "./record.js";
 import { isAbandoned } from "./temporary.js";

@@ -2,7 +2,7 @@ import { renameSync, rmSync } from "node:fs";
 
 import { ImageError } from "../../errors.js";
 import type { Rooms } from "./commit.js";
-import { unique } from "./durable.js";
+import { unique } from "../../host/folder.js";
 import type { LeaseRecord, Leases } from "./leases.js";
 import { entryAt } from "./look.js";
 import { unusedBlobs, weigh } from "./prune.js";

@@ -1,8 +1,9 @@
 import { constants } from "node:fs";
 import { chmod, copyFile, type FileHandle, open, rename, rm, stat } from "node:fs/promises";
 
-import { isErrno } from "../storage-failure.js";
-import { syncFile, unique } from "./durable.js";
+import { isErrno } from "../../host/errno.js";
+import { unique } from "../../host/folder.js";
+import { syncFile } from "./durable.js";
 import type { Extents } from "./record.js";
 
 /** Bytes copied at a time. */

@@ -2,8 +2,10 @@ import { closeSync, lstatSync, openSync, utimesSync, type BigIntStats } from "no
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { isErrno, NOT_WRITABLE } from "../storage-failure.js";
-import { makeFolder, replaceFile } from "./durable.js";
+import { isErrno } from "../../host/errno.js";
+import { NOT_WRITABLE } from "../storage-failure.js";
+import { makeFolder } from "../../host/folder.js";
+import { replaceFile } from "./durable.js";
 import type { Layout } from "./layout.js";
 import { STAT_FIELDS, matchesStat, parseJson, readSmallFile, sameBytes, statOrNull } from "./look.js";
 import { isObject } from "./record.js";

@@ -6,7 +6,7 @@ import { storageFailure } from "../storage-failure.js";
 import { Blobs } from "./blobs.js";
 import { Catalog, type CatalogEntry } from "./catalog.js";
 import { type Rooms, underCommitLockIfRoom } from "./commit.js";
-import { makeFolder } from "./durable.js";
+import { makeFolder } from "../../host/folder.js";
 import { hashFile, type HashOptions } from "./hash.js";
 import { Installation } from "./installation.js";
 import { Layout } from "./layout.js";

@@ -2,8 +2,9 @@ import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
-import { isErrno } from "../storage-failure.js";
-import { makeFolder, replaceFile, unique } from "./durable.js";
+import { isErrno } from "../../host/errno.js";
+import { makeFolder, unique } from "../../host/folder.js";
+import { replaceFile } from "./durable.js";
 import type { Layout } from "./layout.js";
 import { parseJson } from "./look.js";
 import { isObject } from "./record.js";

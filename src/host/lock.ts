@@ -1,5 +1,7 @@
 import {
+  existsSync,
   lstatSync,
+  mkdirSync,
   readFileSync,
   readdirSync,
   renameSync,
@@ -10,11 +12,9 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 
-import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
-import { isErrno } from "../storage-failure.js";
-import { makeFolder, unique } from "./durable.js";
-import { parseJson } from "./look.js";
-import { isObject } from "./record.js";
+import { isErrno } from "./errno.js";
+import { makeFolder, unique } from "./folder.js";
+import { liveness, processIdentity, type ProcessIdentity } from "./process.js";
 
 export interface Lock {
   /** Aborted if the lock was lost: this process was held up for so long that others took it for dead. */
@@ -66,7 +66,7 @@ export async function acquireLock(folder: string, signal?: AbortSignal): Promise
   for (;;) {
     signal?.throwIfAborted();
     if (othersIn(folder, null).every(({ holds }) => holds)) {
-      const lock = await stay(folder, announce(folder), signal);
+      const lock = await stay(folder, announce(folder, { withParents: true }), { behindHolder: true, signal });
       if (lock !== null) return lock;
     }
     // Half of the pause by chance: processes that started together should not look together for ever.
@@ -75,8 +75,26 @@ export async function acquireLock(folder: string, signal?: AbortSignal): Promise
   }
 }
 
+/**
+ * Takes the lock unless somebody has it, or takes it at the same moment: null then. Of several that try at once, one gets it.
+ * Other than `acquireLock` it doesn't make the folder that the lock is to be in.
+ *
+ * @throws the system's ENOENT where there is no such folder.
+ */
+export async function tryLock(folder: string, signal?: AbortSignal): Promise<Lock | null> {
+  signal?.throwIfAborted();
+  if (othersIn(folder, null).some(({ holds }) => holds)) return null;
+  return stay(folder, announce(folder, { withParents: false }), { behindHolder: false, signal });
+}
+
+interface Stay {
+  /** Wait while another one holds the lock. */
+  readonly behindHolder: boolean;
+  readonly signal: AbortSignal | undefined;
+}
+
 /** Waits, announced, to be alone; null if another one comes first. */
-async function stay(folder: string, own: string, signal: AbortSignal | undefined): Promise<Lock | null> {
+async function stay(folder: string, own: string, { behindHolder, signal }: Stay): Promise<Lock | null> {
   let held = false;
   try {
     for (let poll = FIRST_POLL_MS; ; poll = Math.min(poll * 1.5, NEXT_POLL_MS)) {
@@ -85,7 +103,7 @@ async function stay(folder: string, own: string, signal: AbortSignal | undefined
         held = true;
         return hold(folder, own);
       }
-      if (others.some((other) => !other.holds && other.name < own)) return null;
+      if (others.some(({ holds, name }) => (holds ? !behindHolder : name < own))) return null;
       await turn(folder, poll, signal);
     }
   } finally {
@@ -98,22 +116,32 @@ export function isLocked(folder: string): boolean {
   return othersIn(folder, null).length > 0;
 }
 
-function announce(folder: string): string {
+function announce(folder: string, { withParents }: { readonly withParents: boolean }): string {
   const own = unique();
   const identity = JSON.stringify(processIdentity());
   const staged = join(dirname(folder), `${basename(folder)}.${own}.tmp`);
   for (let tries = 1; ; tries++) {
     try {
-      makeFolder(folder);
+      if (withParents) makeFolder(folder);
+      else makeOne(folder);
       // Written elsewhere and renamed: nobody ever sees an announcement that does not say whose it is.
       writeFileSync(staged, identity, { flag: "wx" });
       renameSync(staged, join(folder, own));
       return own;
     } catch (error) {
       rmSync(staged, { force: true });
+      const mayBeMade = withParents || existsSync(dirname(folder));
       // The last one to leave removes the folder: under the rename, or in the middle of making sure that it is there.
-      if (!isErrno(error, "ENOENT") || tries === MAX_TRIES) throw error;
+      if (!isErrno(error, "ENOENT") || !mayBeMade || tries === MAX_TRIES) throw error;
     }
+  }
+}
+
+function makeOne(folder: string): void {
+  try {
+    mkdirSync(folder);
+  } catch (error) {
+    if (!isErrno(error, "EEXIST")) throw error; // else another one was quicker
   }
 }
 
@@ -167,9 +195,13 @@ function bury(path: string): false {
 
 /** An announcement that can't be read belongs to a process that can't be looked at. */
 function identityIn(path: string): ProcessIdentity {
-  const identity = parseJson(readFileSync(path, "utf8"));
-  if (isObject(identity) && typeof identity["pid"] === "number" && isObject(identity["scope"])) {
-    return identity as unknown as ProcessIdentity;
+  const text = readFileSync(path, "utf8");
+  try {
+    const identity = JSON.parse(text) as Partial<ProcessIdentity> | null;
+    if (typeof identity?.pid === "number" && typeof identity.scope?.host === "string")
+      return identity as ProcessIdentity;
+  } catch {
+    // torn by a crash of the host, or foreign
   }
   return { pid: 0, started: "", scope: { host: "", boot: "", namespace: "" } };
 }

@@ -6,10 +6,11 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
-import { acquireLock, isLocked } from "../../../src/images/store/locks.js";
-import { scratch } from "../setting.js";
+import { acquireLock, isLocked, tryLock } from "../../src/host/lock.js";
+import { processIdentity } from "../../src/host/process.js";
+import { scratch } from "../images/setting.js";
 
-const CONTENDER = fileURLToPath(new URL("../children/contender.js", import.meta.url));
+const CONTENDER = fileURLToPath(new URL("./contender.js", import.meta.url));
 
 test("of many processes and many calls that want a lock, one has it at a time", async (t) => {
   const folder = scratch(t);
@@ -97,4 +98,44 @@ test("a wait for a lock ends with the caller's own reason", async (t) => {
   await assert.rejects(waiting, reason);
   assert.ok(performance.now() - from < 120);
   lock.release();
+});
+
+test("a lock that is only tried is given or refused at once, and of many who try one gets it", async (t) => {
+  const folder = join(scratch(t), "lock");
+  for (let round = 0; round < 20; round++) {
+    const tries = await Promise.all(Array.from({ length: 8 }, () => tryLock(folder)));
+    const locks = tries.filter((lock) => lock !== null);
+    assert.equal(locks.length, 1);
+    assert.equal(await tryLock(folder), null);
+    locks[0]?.release();
+  }
+  assert.ok(!existsSync(folder));
+});
+
+test("of many processes that find a lock whose holder was killed, one at a time has it", async (t) => {
+  const parent = scratch(t);
+  const dead = spawn(process.execPath, ["-e", ""]);
+  const identity = processIdentity(dead.pid);
+  await once(dead, "exit");
+  const folders = Array.from({ length: 30 }, (_, index) => join(parent, `lock-${index}`));
+  for (const folder of folders) {
+    mkdirSync(folder);
+    writeFileSync(join(folder, "0000000000000000"), JSON.stringify(identity));
+    writeFileSync(join(folder, "0000000000000000.holds"), "");
+  }
+  const children = Array.from({ length: 4 }, () =>
+    spawn(process.execPath, [CONTENDER, parent, "-", "try"], { stdio: ["pipe", "pipe", "inherit"] }),
+  );
+  await Promise.all(children.map((child) => once(child.stdout, "data"))); // loaded
+  const answers = Promise.all(children.map((child) => once(child.stdout, "data") as Promise<[Buffer]>));
+  for (const child of children) child.stdin.write("go\n");
+  const winners = (await answers).flatMap(([answer]) => JSON.parse(answer.toString()) as string[]);
+  for (const child of children) child.stdin.end();
+  assert.deepEqual(winners.sort(), folders.sort(), "each lock was given exactly once");
+});
+
+test("trying makes nothing where the lock's place is gone", async (t) => {
+  const folder = join(scratch(t), "gone", "lock");
+  await assert.rejects(tryLock(folder), { code: "ENOENT" });
+  assert.ok(!existsSync(join(folder, "..")));
 });
