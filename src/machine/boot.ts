@@ -1,6 +1,5 @@
 import { randomUUID } from "node:crypto";
 import { stat } from "node:fs/promises";
-import { setTimeout as sleep } from "node:timers/promises";
 
 import { HostError } from "../errors.js";
 import {
@@ -12,6 +11,7 @@ import {
   type QemuProcess,
 } from "../hypervisor/index.js";
 import { bootFailure, type BootPhase } from "./boot-failure.js";
+import { within } from "./deadline.js";
 import { createOverlay, diskSize } from "./disk.js";
 import { growRootFileSystem, guestConfiguration } from "./furnish.js";
 import { writeInitrd } from "./initrd.js";
@@ -91,7 +91,7 @@ export async function boot(files: MachineFiles, initial: MachineState, options: 
     return { qemu, lane, state };
   } catch (error) {
     // Its sockets close a moment before the system tells that it has ended.
-    if (!over.aborted) await Promise.race([qemu.exited, sleep(EXIT_GRACE_MS)]);
+    if (!over.aborted) await within(qemu.exited, EXIT_GRACE_MS);
     const endedItself = died.signal.aborted;
     qemu.kill();
     await lane?.close();

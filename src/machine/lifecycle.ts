@@ -6,6 +6,7 @@ import { boot } from "./boot.js";
 import { Channel } from "./channel.js";
 import { waitForClaim } from "./claim.js";
 import { rotateConsole } from "./console-log.js";
+import { within } from "./deadline.js";
 import { explainDeath, type Death } from "./death.js";
 import { hostFailure } from "./host-failure.js";
 import { openFreeLane } from "./lanes.js";
@@ -342,7 +343,7 @@ export class Machine {
   async #lost(reason: Error): Promise<void> {
     const own = this.#qemu;
     if (own !== null) {
-      await Promise.race([own.exited, pause(DEATH_GRACE_MS)]);
+      await within(own.exited, DEATH_GRACE_MS);
       if (this.#qemu !== own) return; // its end was noted, or it was ended on purpose
       this.#leave();
       own.kill();

@@ -1,8 +1,7 @@
-import { setTimeout as sleep } from "node:timers/promises";
-
 import { HostError } from "../errors.js";
 import type { QemuProcess } from "../hypervisor/index.js";
 import { waitForClaim } from "./claim.js";
+import { within } from "./deadline.js";
 import { killQemu } from "./reaper.js";
 import { loadState, removeFolder, type MachineFiles } from "./state.js";
 
@@ -17,7 +16,7 @@ export async function removeMachine(
 ): Promise<void> {
   if (qemu !== null) {
     qemu.kill();
-    await Promise.race([qemu.exited, sleep(KILL_WAIT_MS)]);
+    await within(qemu.exited, KILL_WAIT_MS);
   }
   try {
     await waitForClaim(files.lock, claimTimeoutMs); // goes with the folder

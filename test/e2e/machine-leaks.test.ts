@@ -52,6 +52,19 @@ test("a program that just ends leaves nothing, though it neither stops nor delet
   await record(context, "the program ends by itself", 1);
 });
 
+test("nothing keeps a program waiting that has stopped, started and deleted its machine", async (context) => {
+  const program = owner(`
+    await vm.run("true", { timeoutMs: 60_000 });
+    await vm.stop();
+    await vm.start();
+    await vm.delete();
+    const deleted = performance.now();
+    process.on("exit", () => (process.exitCode = performance.now() - deleted < 1000 ? 0 : 7));`);
+  const [status] = (await once(program, "exit")) as [number];
+  assert.equal(status, 0);
+  await record(context, "the program deletes its machine", 1);
+});
+
 test("neither does one that throws", async (context) => {
   const program = owner(`throw new Error("unexpected");`);
   const [status] = (await once(program, "exit")) as [number];
