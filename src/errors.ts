@@ -1,3 +1,5 @@
+import { printableNote } from "./printable.js";
+
 /** What an error knows besides its message: plain values only, safe to log and to serialise. */
 export type ErrorDetails = Readonly<Record<string, unknown>>;
 
@@ -189,7 +191,8 @@ export class GuestFileError extends SmolVMError {
   readonly path: string;
 
   constructor(errno: string, operation: string, path: string, options?: ErrorOptions) {
-    super(errno, `${errno}: ${operation} '${path}' in the guest`, {
+    // Below a folder that is copied the names are the guest's.
+    super(errno, `${errno}: ${operation} '${printableNote(path, 1024)}' in the guest`, {
       ...options,
       details: { operation, path, ...options?.details },
     });

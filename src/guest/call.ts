@@ -1,4 +1,5 @@
 import { CommandExecutionUnavailableError, GuestFileError } from "../errors.js";
+import { printableNote } from "../printable.js";
 import type { Channel, Link } from "./connection.js";
 import { FRAME_COST, FrameType, violation } from "./frames.js";
 import { errnoMeaning, errnoName } from "./names.js";
@@ -115,7 +116,7 @@ export class Call implements Channel {
 
   #fail(reader: PayloadReader): void {
     const errno = errnoName(reader.u32());
-    const stage = reader.string();
+    const stage = printableNote(reader.string());
     const { operation, path } = this.#request;
     const error =
       path === ""

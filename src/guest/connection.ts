@@ -2,6 +2,7 @@ import { performance } from "node:perf_hooks";
 import type { Duplex } from "node:stream";
 
 import { CommandExecutionUnavailableError } from "../errors.js";
+import { printableNote } from "../printable.js";
 import { Call } from "./call.js";
 import { encodeConfiguration, encodeEnvironment } from "./configuration.js";
 import { Files } from "./files.js";
@@ -48,7 +49,7 @@ const COPY_BELOW = 4096;
  * Credit that may wait to be taken by the guest. One that reads has few such frames waiting for each of its operations, as it
  * runs out of credit without them; one that sends and never reads would fill this program's memory with them.
  */
-const MOST_GRANTS = 16 * 1024;
+const MOST_GRANTS = 8192;
 /** A guest that leaves more operations than this unended, so long after it was told to end them, is not ending any. */
 const MOST_FORSAKEN = 256;
 const FORSAKEN_MS = 10_000;
@@ -197,8 +198,8 @@ class Connection implements GuestConnection, Link, FrameSink {
   frame(type: number, number: number, stream: number, payload: Buffer): void {
     if (this.#over !== null) return;
     if (type === FrameType.error) {
-      const text = payload.toString("utf8").slice(0, 200);
-      throw new CommandExecutionUnavailableError(`The guest's agent closed the connection: ${JSON.stringify(text)}.`, {
+      const text = printableNote(payload.toString("utf8"));
+      throw new CommandExecutionUnavailableError(`The guest's agent closed the connection: "${text}".`, {
         hint: "Connect to the machine again.",
         details: { reason: "agent" },
       });

@@ -92,6 +92,8 @@ export function takeEntries(bytes: Buffer, entries: GuestDirent[]): Buffer {
   let at = 0;
   while (bytes.length - at >= ENTRY_OVERHEAD) {
     const length = bytes.readUInt32LE(at + 1);
+    // An entry for no bytes of a name would let a guest turn a little data into a lot of memory.
+    if (length === 0) throw violation("a file without a name");
     if (length > LONGEST_NAME) throw violation("a file name that is too long");
     if (bytes.length - at < ENTRY_OVERHEAD + length) break;
     const reader = new PayloadReader(bytes.subarray(at, at + ENTRY_OVERHEAD + length));

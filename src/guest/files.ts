@@ -17,7 +17,15 @@ import {
 import { FRAME_COST, violation } from "./frames.js";
 import { PayloadReader, PayloadWriter } from "./payload.js";
 import { InputStream, OUTPUT_WINDOW, OutputStream } from "./streams.js";
-import type { CallOptions, GuestDirent, GuestFiles, GuestStat, ReadOptions, WriteOptions } from "./types.js";
+import type {
+  CallOptions,
+  GuestDirent,
+  GuestFiles,
+  GuestStat,
+  ReadFileOptions,
+  ReadOptions,
+  WriteOptions,
+} from "./types.js";
 
 /** Operation numbers of docs/protocol.md. */
 const Operation = {
@@ -45,9 +53,11 @@ const Operation = {
 const SMALL_FILE = 128 * 1024;
 const DEFAULT_MODE = 0o644;
 /** What `readFile` and `readdir` collect at most: the guest decides how much there is, and must not decide over this memory. */
-const LARGEST_FILE = 2 ** 31 - 1;
-const READ_AS_STREAM = "Read a file of this size with createReadStream.";
+const LARGEST_FILE = 256 * 1024 * 1024;
+const READ_AS_STREAM = "Read a file of this size with createReadStream, or give a larger maxBytes.";
 const LARGEST_LIST = 64 * 1024 * 1024;
+const MOST_ENTRIES = 1_000_000;
+const LIST_IN_GUEST = "List a folder of this size with a command in the guest.";
 
 export class Files implements GuestFiles {
   readonly #link: Link;
@@ -58,6 +68,7 @@ export class Files implements GuestFiles {
 
   createReadStream(path: string, options: ReadOptions = {}): Readable {
     const payload = readRequest(path, options);
+    let size = 0;
     const output: OutputStream = new OutputStream(
       (cost) => call.grant(cost),
       () => call.cancel(new GuestFileError("ECANCELED", "read", path)),
@@ -67,7 +78,10 @@ export class Files implements GuestFiles {
       path,
       signal: options.signal,
       credit: OUTPUT_WINDOW,
-      onData: (bytes) => output.deliver(bytes),
+      onData: (bytes) => {
+        assertAskedFor((size += bytes.length), options);
+        output.deliver(bytes);
+      },
       onFrame: () => output.owe(FRAME_COST),
     });
     call.result.then(
@@ -113,26 +127,26 @@ export class Files implements GuestFiles {
     return input;
   }
 
-  async readFile(path: string, options: ReadOptions = {}): Promise<Buffer> {
+  async readFile(path: string, options: ReadFileOptions = {}): Promise<Buffer> {
+    const { maxBytes = LARGEST_FILE } = options;
+    offset(maxBytes, "maxBytes");
     const pieces: Buffer[] = [];
-    let owed = 0;
     let size = 0;
-    const settle = (cost: number): void => {
-      owed += cost;
-      if (owed < OUTPUT_WINDOW / 4) return;
-      call.grant(owed);
-      owed = 0;
-    };
-    const call = new Call(this.#link, readRequest(path, options), {
+    const settle = creditInPortions((cost) => call.grant(cost));
+    const call: Call = new Call(this.#link, readRequest(path, options), {
       operation: "read",
       path,
       signal: options.signal,
       credit: OUTPUT_WINDOW,
       onFrame: () => settle(FRAME_COST),
       onData: (bytes) => {
+        assertAskedFor((size += bytes.length), options);
+        if (size > maxBytes) {
+          pieces.length = 0;
+          call.cancel(new GuestFileError("EFBIG", "read", path, { hint: READ_AS_STREAM, details: { maxBytes } }));
+          return;
+        }
         pieces.push(bytes);
-        size += bytes.length;
-        if (size > LARGEST_FILE) call.cancel(new GuestFileError("EFBIG", "read", path, { hint: READ_AS_STREAM }));
         settle(bytes.length);
       },
     });
@@ -161,20 +175,22 @@ export class Files implements GuestFiles {
     const payload = new PayloadWriter().u16(Operation.list).u32(OUTPUT_WINDOW).string(checkedPath(path), "path");
     const entries: GuestDirent[] = [];
     let rest: Buffer = Buffer.alloc(0);
-    let frames = 0;
     let size = 0;
+    const settle = creditInPortions((cost) => call.grant(cost));
     const call: Call = new Call(this.#link, payload.finish("The path"), {
       operation: "list",
       path,
       signal: options?.signal,
       credit: OUTPUT_WINDOW,
-      onFrame: () => (frames += FRAME_COST),
+      onFrame: () => settle(FRAME_COST),
       onData: (bytes) => {
         size += bytes.length;
-        if (size > LARGEST_LIST) call.cancel(new GuestFileError("EOVERFLOW", "list", path));
         rest = takeEntries(rest.length === 0 ? bytes : Buffer.concat([rest, bytes]), entries);
-        call.grant(bytes.length + frames);
-        frames = 0;
+        if (size > LARGEST_LIST || entries.length > MOST_ENTRIES) {
+          call.cancel(new GuestFileError("EOVERFLOW", "list", path, { hint: LIST_IN_GUEST }));
+          return;
+        }
+        settle(bytes.length);
       },
     });
     await call.result;
@@ -280,6 +296,23 @@ export class Files implements GuestFiles {
     const call = new Call(this.#link, payload.finish("The request"), { operation, path, signal: options?.signal });
     return new PayloadReader(await call.result);
   }
+}
+
+/** Gives credit back in few, large portions, as streams do: an answer to each tiny frame would cost more than the frame. */
+function creditInPortions(grant: (cost: number) => void): (cost: number) => void {
+  let owed = 0;
+  return (cost) => {
+    owed += cost;
+    if (owed < OUTPUT_WINDOW / 4) return;
+    const due = owed;
+    owed = 0;
+    grant(due);
+  };
+}
+
+/** @throws a violation when the guest sends more of a file than was asked for. */
+function assertAskedFor(size: number, { length }: ReadOptions): void {
+  if (length !== undefined && size > length) throw violation("more of a file than was asked for");
 }
 
 function request(operation: number, path: string): PayloadWriter {

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { Duplex } from "node:stream";
 
 import { CommandExecutionUnavailableError, OperationTimeoutError } from "../errors.js";
+import { printableNote } from "../printable.js";
 import { HEADER_SIZE, MAX_PAYLOAD, violation } from "./frames.js";
 import { PayloadReader } from "./payload.js";
 import type { AgentInfo, ConnectOptions } from "./types.js";
@@ -123,10 +124,10 @@ export class WelcomeSearch {
 function readInfo(protocol: number, info: Buffer): AgentInfo {
   const reader = new PayloadReader(info);
   const agent = {
-    version: reader.string(),
+    version: printableNote(reader.string()),
     protocol,
-    kernel: reader.string(),
-    arch: reader.string(),
+    kernel: printableNote(reader.string()),
+    arch: printableNote(reader.string()),
     init: reader.u8() !== 0,
     lane: reader.u8(),
     configured: reader.u8() !== 0,

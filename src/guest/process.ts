@@ -1,6 +1,7 @@
 import type { Readable, Writable } from "node:stream";
 
 import { CommandExecutionUnavailableError, GuestFileError, ValidationError } from "../errors.js";
+import { printableNote } from "../printable.js";
 import { encodeEnvironment } from "./configuration.js";
 import type { Channel, Link } from "./connection.js";
 import { FRAME_COST, FrameType, violation } from "./frames.js";
@@ -116,7 +117,7 @@ export class Process implements Channel, GuestProcess {
       }
       case FrameType.fail: {
         const reader = new PayloadReader(payload);
-        this.#failed(errnoName(reader.u32()), reader.string());
+        this.#failed(errnoName(reader.u32()), printableNote(reader.string()));
         return true;
       }
       default:

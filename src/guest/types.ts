@@ -136,6 +136,11 @@ export interface ReadOptions extends CallOptions {
   readonly length?: number | undefined;
 }
 
+export interface ReadFileOptions extends ReadOptions {
+  /** The most bytes that are taken into memory; more is EFBIG. Default 268435456 (256 MiB). */
+  readonly maxBytes?: number | undefined;
+}
+
 export interface WriteOptions extends CallOptions {
   /** Permission bits of a new file before the guest's umask of 022 is left aside; default 0o644. */
   readonly mode?: number | undefined;
@@ -153,7 +158,7 @@ export interface GuestFiles {
   createReadStream(path: string, options?: ReadOptions): Readable;
   /** `finish` means that the guest has it all; destroying the stream early abandons it (an atomic target stays untouched). */
   createWriteStream(path: string, options?: WriteOptions): Writable;
-  readFile(path: string, options?: ReadOptions): Promise<Buffer>;
+  readFile(path: string, options?: ReadFileOptions): Promise<Buffer>;
   writeFile(path: string, data: Uint8Array | string, options?: WriteOptions): Promise<void>;
   readdir(path: string, options?: CallOptions): Promise<GuestDirent[]>;
   stat(path: string, options?: CallOptions): Promise<GuestStat>;

@@ -2,7 +2,8 @@ import { readFile } from "node:fs/promises";
 
 import { BootError, HostError } from "../errors.js";
 import type { Accelerator, QemuExit } from "../hypervisor/index.js";
-import { consoleTail, printable } from "./console-log.js";
+import { printable } from "../printable.js";
+import { consoleTail } from "./console-log.js";
 import type { MachineFiles } from "./state.js";
 
 /** How far a start came: QEMU being started, its guest's kernel booting, the agent answering, the guest being set up. */

@@ -3,6 +3,8 @@ import { copyFile, open, rename, stat, truncate } from "node:fs/promises";
 import { addAbortSignal, Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 
+import { printable } from "../printable.js";
+
 /** The file is cut when it is longer: what was there is kept once, as `console.log.1`. */
 const ROTATE_BYTES = 1024 * 1024;
 const FOLLOW_POLL_MS = 100;
@@ -23,14 +25,6 @@ export function consoleTail(path: string, lines: number): readonly string[] {
     .map(printable)
     .filter((line) => line !== "")
     .slice(-lines);
-}
-
-/** What a terminal would do something with is left out: the text is the guest's and may be shown to a person. */
-export function printable(line: string): string {
-  return line
-    .replace(/\x1b\[[0-9;?]*[ -/]*[@-~]/g, "")
-    .replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "")
-    .trimEnd();
 }
 
 function readTail(path: string, most: number): Buffer {

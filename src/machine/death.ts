@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 
 import type { QemuExit } from "../hypervisor/index.js";
-import { consoleTail, printable } from "./console-log.js";
+import { printable } from "../printable.js";
+import { consoleTail } from "./console-log.js";
 import type { MachineFiles } from "./state.js";
 
 export interface Death {

@@ -2,9 +2,10 @@ import { posix } from "node:path";
 import type { Readable, Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 
-import type { CallOptions, FileKind, GuestFiles, GuestStat, ReadOptions } from "../guest/index.js";
+import type { CallOptions, FileKind, GuestFiles, GuestStat, ReadFileOptions, ReadOptions } from "../guest/index.js";
 import { GuestFileError } from "../errors.js";
 import { invalid } from "./config.js";
+import type { DownloadLimits } from "./download-limit.js";
 import { downloadTree, uploadTree } from "./transfer.js";
 
 /** Like `fs.Stats`, of a file in the guest. */
@@ -51,17 +52,18 @@ export class VMFiles {
     this.#host = host;
   }
 
+  /** The whole content. The guest decides how much that is: more than `maxBytes` is the error EFBIG. */
   async readFile(
     path: string,
-    options?: (ReadOptions & { readonly encoding?: null | undefined }) | null,
+    options?: (ReadFileOptions & { readonly encoding?: null | undefined }) | null,
   ): Promise<Buffer>;
   async readFile(
     path: string,
-    options: BufferEncoding | (ReadOptions & { readonly encoding: BufferEncoding }),
+    options: BufferEncoding | (ReadFileOptions & { readonly encoding: BufferEncoding }),
   ): Promise<string>;
   async readFile(
     path: string,
-    options: null | BufferEncoding | (ReadOptions & { readonly encoding?: BufferEncoding | null | undefined }) = {},
+    options: null | BufferEncoding | (ReadFileOptions & { readonly encoding?: BufferEncoding | null | undefined }) = {},
   ): Promise<Buffer | string> {
     const { encoding, ...rest } = typeof options === "string" ? { encoding: options } : (options ?? {});
     const bytes = await this.#call(rest.signal, (files) => files.readFile(guestPath(path), rest));
@@ -163,10 +165,12 @@ export class VMFiles {
 
   /**
    * Copies a file or a folder from the guest to `hostPath` itself, with modes, times and symbolic links. What the guest says is not trusted: nothing is written
-   * outside `hostPath`, and no set-user-id bits, devices or sockets are taken over.
+   * outside `hostPath`, no set-user-id bits, devices or sockets are taken over, and no file is larger than it was said to be.
+   *
+   * @throws GuestFileError EFBIG when it is more than `maxBytes` or `maxEntries`.
    */
-  async download(guestSource: string, hostPath: string, options: CallOptions = {}): Promise<void> {
-    await this.#call(options.signal, (files) => downloadTree(files, guestPath(guestSource), hostPath, options.signal));
+  async download(guestSource: string, hostPath: string, options: CallOptions & DownloadLimits = {}): Promise<void> {
+    await this.#call(options.signal, (files) => downloadTree(files, guestPath(guestSource), hostPath, options));
   }
 
   async #call<T>(signal: AbortSignal | undefined, act: (files: GuestFiles) => Promise<T>): Promise<T> {

@@ -6,6 +6,8 @@ import { pipeline } from "node:stream/promises";
 
 import { GuestFileError, ValidationError } from "../errors.js";
 import type { GuestFiles, GuestStat } from "../guest/index.js";
+import { printableNote } from "../printable.js";
+import { DownloadBudget, type DownloadLimits } from "./download-limit.js";
 import { hostFailure } from "./host-failure.js";
 
 /** Files that are on their way at once: enough to hide the round trips of many small ones. */
@@ -91,12 +93,13 @@ export async function downloadTree(
   files: GuestFiles,
   source: string,
   target: string,
-  signal?: AbortSignal,
+  { signal, ...limits }: DownloadLimits & { readonly signal?: AbortSignal | undefined } = {},
 ): Promise<void> {
   const top = await files.stat(source, { signal });
+  const budget = new DownloadBudget(limits);
   await onHost(target, async () => {
     await mkdir(dirname(target), { recursive: true });
-    await downloadOne(files, source, target, top, 0, signal);
+    await downloadOne(files, source, target, top, 0, budget, signal);
   });
 }
 
@@ -106,10 +109,13 @@ async function downloadOne(
   target: string,
   at: GuestStat,
   depth: number,
+  budget: DownloadBudget,
   signal?: AbortSignal,
 ): Promise<void> {
   signal?.throwIfAborted();
-  if (depth > MAX_DEPTH) throw new ValidationError(`'${source}' is nested more than ${MAX_DEPTH} folders deep.`);
+  if (depth > MAX_DEPTH)
+    throw new ValidationError(`'${printableNote(source)}' is nested more than ${MAX_DEPTH} folders deep.`);
+  budget.countEntry(source);
   if (at.kind === "directory") {
     await makeHostFolder(target);
     const entries = await files.readdir(source, { signal });
@@ -118,7 +124,7 @@ async function downloadOne(
     await eachOf([...names], async (name) => {
       const child = posix.join(source, name);
       const found = await files.lstat(child, { signal });
-      const copy = (): Promise<void> => downloadOne(files, child, join(target, name), found, depth + 1, signal);
+      const copy = (): Promise<void> => downloadOne(files, child, join(target, name), found, depth + 1, budget, signal);
       if (found.kind === "directory") folders.push(copy);
       else await copy();
     });
@@ -133,8 +139,10 @@ async function downloadOne(
     });
   } else if (at.kind === "file") {
     await inPlaceOf(target, async (temporary) => {
-      const content = files.createReadStream(source, { signal });
-      await pipeline(content, createWriteStream(temporary, { flags: "wx", mode: 0o600 }), signal ? { signal } : {});
+      const length = budget.length(at);
+      const content = files.createReadStream(source, { length, signal });
+      const file = createWriteStream(temporary, { flags: "wx", mode: 0o600 });
+      await pipeline(content, budget.meter(source, length), file, signal ? { signal } : {});
       await chmod(temporary, at.mode & PLAIN_MODE);
       await utimes(temporary, at.atimeMs / 1000, at.mtimeMs / 1000);
     });
@@ -166,7 +174,9 @@ async function inPlaceOf(target: string, make: (temporary: string) => Promise<vo
 
 function assertPlainName(name: string, folder: string): string {
   if (name !== "" && name !== "." && name !== ".." && !name.includes("/") && !name.includes("\0")) return name;
-  throw new ValidationError(`The guest listed a file that can't be: '${name}' in '${folder}'.`);
+  throw new ValidationError(
+    `The guest listed a file that can't be: '${printableNote(name)}' in '${printableNote(folder)}'.`,
+  );
 }
 
 /** Failures of the host's own file system become HostErrors that keep their cause. */

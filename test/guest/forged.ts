@@ -11,15 +11,19 @@ export interface Welcome {
   readonly behind?: Buffer;
   /** Leaves that many hellos without an answer. */
   readonly ignore?: number;
+  /** Takes nothing that is written to it once it has answered. */
+  readonly deaf?: boolean;
+  /** What it calls itself. */
+  readonly agent?: string;
 }
 
 export function frame(type: number, channel: number, stream: number, payload: Buffer): Buffer {
   return Buffer.concat([encodeHeader(type, channel, stream, payload.length), payload]);
 }
 
-export function welcome(nonce: Buffer, version = 1): Buffer {
+export function welcome(nonce: Buffer, version = 1, agent = "9.9"): Buffer {
   const info = new PayloadWriter()
-    .string("9.9", "v")
+    .string(agent, "v")
     .string("kernel", "k")
     .string("x86_64", "a")
     .u8(1)
@@ -51,11 +55,13 @@ export class ForgedGuest extends Duplex {
     this.received.push(Buffer.from(chunk));
     const hello = chunk.indexOf("smolvm-hello");
     if (hello >= 0 && ++this.#hellos > (this.#welcome.ignore ?? 0)) {
-      const { before, behind, version } = this.#welcome;
+      const { before, behind, version, agent } = this.#welcome;
       if (before !== undefined) this.push(before);
       const nonce = chunk.subarray(hello + 16, hello + 32);
-      this.push(Buffer.concat([welcome(nonce, version), behind ?? Buffer.alloc(0)]));
+      this.push(Buffer.concat([welcome(nonce, version, agent), behind ?? Buffer.alloc(0)]));
+      done();
+    } else if (this.#welcome.deaf !== true) {
+      done();
     }
-    done();
   }
 }

@@ -5,9 +5,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 
-import { consoleTail, followConsole, printable, readConsole, rotateConsole } from "../../src/machine/console-log.js";
+import { consoleTail, followConsole, readConsole, rotateConsole } from "../../src/machine/console-log.js";
 import { explainDeath } from "../../src/machine/death.js";
 import { machineFiles } from "../../src/machine/state.js";
+import { printable } from "../../src/printable.js";
 import { eventually } from "./setting.js";
 
 let folder: string;
@@ -27,6 +28,7 @@ test("the tail is the last lines that say something, without what a terminal wou
   await writeFile(path, "one\r\n\n\x1b[31mtwo\x1b[0m\x07\r\n   \nthree \x1b]0;title\x07\n");
   assert.deepEqual(consoleTail(path, 2), ["two", "three ]0;title"]);
   assert.equal(printable("a\x1b[2J\x1b[1;1Hb\x9bc\tx"), "abc\tx");
+  assert.equal(printable("a\u202egpj.exe\u2066b\u2028c"), "agpj.exebc");
 });
 
 test("it is cut when it grows, keeps its last megabyte, and who follows it misses nothing but the cut", async () => {

@@ -5,7 +5,7 @@ import { basename, join } from "node:path";
 import { Readable } from "node:stream";
 import { after, before, test } from "node:test";
 
-import { ValidationError } from "../../src/errors.js";
+import { GuestFileError, ValidationError } from "../../src/errors.js";
 import type { FileKind, GuestDirent, GuestFiles, GuestStat } from "../../src/guest/index.js";
 import { downloadTree } from "../../src/machine/transfer.js";
 
@@ -34,15 +34,17 @@ function guest(answers: {
   readonly kindOf: (path: string) => FileKind;
   readonly list: (path: string) => GuestDirent[];
   readonly mode?: number;
+  readonly size?: number;
+  readonly content?: string;
 }): GuestFiles {
   const stat = (path: string): Promise<GuestStat> =>
-    Promise.resolve({ ...STAT, kind: answers.kindOf(path), mode: answers.mode ?? 0o644 });
+    Promise.resolve({ ...STAT, kind: answers.kindOf(path), mode: answers.mode ?? 0o644, size: answers.size ?? 4 });
   return {
     stat,
     lstat: stat,
     readdir: (path: string) => Promise.resolve(answers.list(path)),
     readlink: () => Promise.resolve("/etc/passwd"),
-    createReadStream: () => Readable.from([Buffer.from("evil")]),
+    createReadStream: () => Readable.from([Buffer.from(answers.content ?? "evil")]),
   } as unknown as GuestFiles;
 }
 
@@ -103,4 +105,37 @@ test("a file keeps its permissions without the bits that give rights, and leaves
     (await readdir(folder)).filter((name) => name.startsWith(".smolvm")),
     [],
   );
+});
+
+test("a download brings no more than the guest said beforehand, and no more than it may", async () => {
+  const target = join(folder, "bounded");
+  const isTooLarge = (error: unknown): boolean =>
+    error instanceof GuestFileError && error.code === "EFBIG" && error.hint !== undefined;
+  const file = { kindOf: (): FileKind => "file", list: () => [] };
+  await assert.rejects(downloadTree(guest({ ...file, content: "evil5" }), "/f", target), isTooLarge);
+  assert.equal(await lstat(target).catch(() => null), null);
+  // Files of /proc say that they have no size.
+  await downloadTree(guest({ ...file, size: 0, content: "Linux" }), "/proc/version", target);
+  assert.equal(await readFile(target, "utf8"), "Linux");
+
+  const many = guest({
+    kindOf: (path) => (path === "/d" ? "directory" : "file"),
+    list: () => Array.from({ length: 10 }, (_, index) => entry(`f${index}`)),
+  });
+  await downloadTree(many, "/d", join(folder, "ten"), { maxEntries: 11, maxBytes: 40 });
+  await assert.rejects(downloadTree(many, "/d", join(folder, "nine"), { maxEntries: 10 }), isTooLarge);
+  await assert.rejects(downloadTree(many, "/d", join(folder, "less"), { maxBytes: 39 }), isTooLarge);
+});
+
+test("names of the guest's are shown without what a terminal acts on", async () => {
+  const evil = guest({
+    kindOf: (path) => (path === "/d" ? "directory" : "file"),
+    list: () => [entry("a/\x1b[2J\u202eb")],
+  });
+  await assert.rejects(downloadTree(evil, "/d", join(folder, "shown")), (error: unknown) => {
+    assert.ok(error instanceof ValidationError);
+    assert.doesNotMatch(error.message, /[\x1b\u202e]/);
+    return true;
+  });
+  assert.doesNotMatch(new GuestFileError("EIO", "read", "/d/\x1b[2J\u202eb").message, /[\x1b\u202e]/);
 });
