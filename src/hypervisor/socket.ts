@@ -10,15 +10,18 @@ import { OperationTimeoutError } from "../errors.js";
 /** sockaddr_un has 108 bytes on Linux and 104 on macOS, with the closing NUL. */
 const PATH_LIMIT = process.platform === "linux" ? 107 : 103;
 
+export interface ConnectOptions {
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal | undefined;
+  /** Nothing is read: the connection is for another process to use. Default false. */
+  readonly paused?: boolean;
+}
+
 /**
  * Connects to a unix socket in a folder of any depth. A path that doesn't fit a socket address is reached through an open
  * descriptor of its folder, or where there is no /proc through a short symbolic link.
  */
-export async function connectUnix(
-  folder: string,
-  name: string,
-  options: { readonly timeoutMs: number; readonly signal?: AbortSignal | undefined },
-): Promise<Socket> {
+export async function connectUnix(folder: string, name: string, options: ConnectOptions): Promise<Socket> {
   options.signal?.throwIfAborted();
   const path = join(folder, name);
   if (Buffer.byteLength(path) <= PATH_LIMIT) return attempt(path, options);
@@ -39,12 +42,14 @@ export async function connectUnix(
   }
 }
 
-function attempt(
-  path: string,
-  { timeoutMs, signal }: { readonly timeoutMs: number; readonly signal?: AbortSignal | undefined },
-): Promise<Socket> {
+/** Failures of a socket that is connected are told to whoever listens by then; until then they must not end the program. */
+const unheard = (): void => undefined;
+
+function attempt(path: string, { timeoutMs, signal, paused }: ConnectOptions): Promise<Socket> {
   return new Promise((resolve, reject) => {
     const socket = connectSocket({ path });
+    socket.on("error", unheard);
+    if (paused === true) socket.pause();
     const settle = (error: unknown): void => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", aborted);

@@ -82,7 +82,7 @@ export async function boot(files: MachineFiles, initial: MachineState, options: 
     phase = "configure";
     await Promise.all([
       lane.connection.configure(guestConfiguration(state), { signal: over }),
-      initial.network === "open" ? startEgressFilter(files.sockets, over) : undefined,
+      initial.network === "open" ? startEgressFilter(files.sockets, host.user?.uid ?? null, over) : undefined,
     ]);
     if (firstStart && size > rootfs.size) await growRootFileSystem(lane.connection, rootfs.type, over);
     state = { ...state, status: "running" };

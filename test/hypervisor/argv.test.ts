@@ -94,7 +94,8 @@ test("restricted has no way out, open has a filter in the way, none has no devic
 
 test("the platform follows architecture, accelerator and what is installed", () => {
   assert.match(commandFor().values("-cpu").join(), /^qemu64,.*\+rdrand/);
-  assert.deepEqual(commandFor({ accelerator: "kvm" }).values("-cpu"), ["host"]);
+  assert.deepEqual(commandFor({ accelerator: "kvm" }).values("-cpu"), ["host,-vmx,-svm"]);
+  assert.deepEqual(commandFor({ accelerator: "hvf", arch: "aarch64" }).values("-cpu"), ["host"]);
   assert.deepEqual(commandFor({ accelerator: "kvm" }).values("-accel"), ["kvm"]);
   assert.deepEqual(commandFor().values("-bios"), ["qboot.rom"]);
   assert.deepEqual(commandFor({}, { qboot: false }).values("-bios"), []);
@@ -112,18 +113,23 @@ test("as root QEMU becomes a user without any right; for others at least it can'
     addressSpace: addressSpaceLimit({ memoryMib: 512 }),
     fileSize: 1000,
   };
-  const tools = { setpriv: "/bin/setpriv", prlimit: "/bin/prlimit" };
+  const tools = { setpriv: "/bin/setpriv", prlimit: "/bin/prlimit", root: true };
   const [program, args] = confinedCommand("/bin/qemu", ["-M", "none"], confinement, tools);
   assert.equal(program, "/bin/setpriv");
   const line = args.join(" ");
-  assert.match(line, /^--no-new-privs --reuid 5000 --regid 5000 --bounding-set=-all --inh-caps=-all --clear-groups/);
+  assert.match(line, /^--no-new-privs --reuid 5000 --regid 5000 --clear-groups --bounding-set=-all --inh-caps=-all/);
   assert.match(
     line,
-    /--pdeathsig KILL \/bin\/prlimit --core=0 --as=\d+ --fsize=1000 --nofile=4096 --nproc=256 \/bin\/qemu -M none$/,
+    /--pdeathsig KILL \/bin\/prlimit --core=0 --fsize=1000 --nofile=4096 --as=\d+ --nproc=256 \/bin\/qemu -M none$/,
   );
   assert.match(confinedCommand("q", [], { ...confinement, group: 108 }, tools)[1].join(" "), /--groups 108/);
-  const user = confinedCommand("q", [], { ...confinement, uid: null, dieWithParent: false }, tools)[1].join(" ");
-  assert.doesNotMatch(user, /reuid|nproc|pdeathsig/);
+  const plain = { ...confinement, uid: null, dieWithParent: false, addressSpace: null };
+  const user = confinedCommand("q", [], plain, { ...tools, root: false })[1].join(" ");
+  assert.doesNotMatch(user, /reuid|nproc|pdeathsig|bounding|--as/);
+  assert.match(confinedCommand("q", [], plain, tools)[1].join(" "), /--bounding-set=-all/);
   assert.match(user, /--no-new-privs/);
-  assert.deepEqual(confinedCommand("q", ["a"], confinement, { setpriv: null, prlimit: null }), ["q", ["a"]]);
+  assert.deepEqual(confinedCommand("q", ["a"], confinement, { setpriv: null, prlimit: null, root: false }), [
+    "q",
+    ["a"],
+  ]);
 });

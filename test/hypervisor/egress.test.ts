@@ -55,7 +55,8 @@ test("no connection begins to the host, by whatever name", () => {
     "0.0.0.0",
     "192.168.7.7",
   ];
-  const others = ["172.17.0.1", "169.254.169.254", "224.0.0.1", "255.255.255.255", "240.0.0.1"];
+  const metadata = ["168.63.129.16", "100.100.100.200", "192.0.0.192"];
+  const others = [...metadata, "172.17.0.1", "169.254.169.254", "224.0.0.1", "255.255.255.255", "240.0.0.1"];
   for (const to of [...names, ...others]) {
     assert.equal(leaves({ to }), false, `${to} SYN`);
     assert.equal(leaves({ to, flags: SYN | 0x20 }), false, `${to} SYN and URG`);

@@ -7,6 +7,10 @@ const INSIDE: readonly (readonly [string, number])[] = [
   ["169.254.0.0", 16], // link-local, where clouds keep their metadata service
   ["224.0.0.0", 4], // multicast
   ["240.0.0.0", 4], // reserved, and broadcast
+  // Metadata services of clouds at addresses that are no link-local ones.
+  ["168.63.129.16", 32], // Azure
+  ["100.100.100.200", 32], // Alibaba
+  ["192.0.0.192", 32], // Oracle
 ];
 
 const ETHERNET_HEADER = 14;

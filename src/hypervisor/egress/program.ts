@@ -1,12 +1,10 @@
 /**
- * The egress filter: a process beside a machine with "open" networking, started in the machine's socket folder. QEMU sends it
- * every frame of the guest; those that may leave are sent back. It ends with QEMU, and while it is not there nothing leaves.
+ * The egress filter: a process beside a machine with "open" networking, confined as QEMU is. QEMU sends it every frame of the
+ * guest; those that may leave are sent back. It ends with QEMU, and while it is not there nothing leaves.
  */
 import { networkInterfaces } from "node:os";
-import type { Socket } from "node:net";
+import { Socket } from "node:net";
 
-import { connectUnix } from "../socket.js";
-import { EGRESS_SOCKETS } from "../types.js";
 import { ipv4Number, mayLeave } from "./policy.js";
 
 /** QEMU's framing (net/filter-mirror.c): 32-bit big-endian length, then the frame. */
@@ -45,11 +43,8 @@ function filterFrames(out: Socket, back: Socket): void {
   });
 }
 
-const options = { timeoutMs: 5000 };
-const [out, back] = await Promise.all([
-  connectUnix(process.cwd(), EGRESS_SOCKETS.out, options),
-  connectUnix(process.cwd(), EGRESS_SOCKETS.back, options),
-]);
+/** The connections to QEMU are inherited: this process has no right to open anything. */
+const [out, back] = [new Socket({ fd: 3 }), new Socket({ fd: 4 })];
 for (const socket of [out, back]) {
   socket.on("error", () => process.exit(0)); // QEMU has ended, and with it this process's purpose
   socket.on("close", () => process.exit(0));

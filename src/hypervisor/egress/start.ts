@@ -1,27 +1,68 @@
 import { spawn } from "node:child_process";
+import type { Socket } from "node:net";
 import { fileURLToPath } from "node:url";
 
 import { HostError } from "../../errors.js";
+import { confinedCommand } from "../qemu/confine.js";
+import { confinementTools } from "../qemu/confinement-tools.js";
+import { connectUnix } from "../socket.js";
+import { EGRESS_SOCKETS } from "../types.js";
 
 const READY_TIMEOUT_MS = 10_000;
 
 /**
  * Starts the egress filter for the QEMU whose sockets are in `folder`; they must be there. Resolves when it filters.
  * It outlives this program when the machine does, and ends when the machine's QEMU ends.
+ *
+ * @param uid the user that it becomes; null leaves this process's, without any capability.
  */
-export function startEgressFilter(folder: string, signal?: AbortSignal): Promise<void> {
-  const program = fileURLToPath(new URL("program.js", import.meta.url));
-  const child = spawn(process.execPath, ["--max-old-space-size=64", program], {
+export async function startEgressFilter(folder: string, uid: number | null, signal?: AbortSignal): Promise<void> {
+  // Connected here, as the filter may not even open a socket by its name; read from only there.
+  const options = { timeoutMs: READY_TIMEOUT_MS, signal, paused: true };
+  const out = await connectUnix(folder, EGRESS_SOCKETS.out, options);
+  try {
+    const back = await connectUnix(folder, EGRESS_SOCKETS.back, options);
+    try {
+      await startFilter(folder, [out, back], uid, signal).catch(async (error: unknown) => {
+        signal?.throwIfAborted();
+        if (uid === null) throw error;
+        // Node or this package may be in a folder that only root can read, so that no other user can run the filter.
+        await startFilter(folder, [out, back], null, signal);
+      });
+    } finally {
+      back.destroy();
+    }
+  } finally {
+    out.destroy();
+  }
+}
+
+async function startFilter(
+  folder: string,
+  sockets: readonly Socket[],
+  uid: number | null,
+  signal?: AbortSignal,
+): Promise<void> {
+  const script = fileURLToPath(new URL("program.js", import.meta.url));
+  const [program, args] = confinedCommand(
+    process.execPath,
+    ["--max-old-space-size=64", script],
+    { uid, group: null, dieWithParent: false, addressSpace: null, fileSize: 0 },
+    await confinementTools(),
+  );
+  const child = spawn(program, args, {
     cwd: folder,
     detached: true,
     env: {},
-    stdio: ["ignore", "pipe", "ignore"],
+    stdio: ["ignore", "pipe", "ignore", ...sockets],
   });
+  const { stdout } = child;
+  if (stdout === null) throw new HostError("HOST_IO", "The egress filter has no output.");
   return new Promise<void>((resolve, reject) => {
     const settle = (error?: unknown): void => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", aborted);
-      child.stdout.destroy();
+      stdout.destroy();
       child.unref();
       if (error === undefined) {
         resolve();
@@ -40,6 +81,6 @@ export function startEgressFilter(folder: string, signal?: AbortSignal): Promise
     signal?.addEventListener("abort", aborted, { once: true });
     child.once("error", settle);
     child.once("exit", () => settle(new HostError("HOST_IO", "The egress filter ended before it was ready.")));
-    child.stdout.once("data", () => settle());
+    stdout.once("data", () => settle());
   });
 }

@@ -77,7 +77,8 @@ function platformArguments(spec: MachineSpec, facts: QemuFacts): string[] {
  * random number costs the guest a second. Not "max": with AVX2 the guest's libc picks code that is slower to emulate.
  */
 function x86Cpu(spec: MachineSpec): string {
-  if (spec.accelerator !== "tcg") return "host";
+  // Virtual machines inside the guest are the part of a hypervisor where most holes have been.
+  if (spec.accelerator !== "tcg") return "host,-vmx,-svm";
   return "qemu64,-svm,+ssse3,+sse4.1,+sse4.2,+popcnt,+rdrand";
 }
 

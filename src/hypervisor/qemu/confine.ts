@@ -1,7 +1,7 @@
 import type { MachineSpec } from "../types.js";
 import { translationCacheMib } from "./argv.js";
 
-/** What the host lets a QEMU process have. */
+/** What the host lets a process have that works for a guest: QEMU, and the egress filter. */
 export interface Confinement {
   /** The user and group it runs as, with no capability and no other group; null leaves those of this process. */
   readonly uid: number | null;
@@ -9,8 +9,8 @@ export interface Confinement {
   readonly group: number | null;
   /** It gets SIGKILL when the thread that started it ends, however that happens. Linux only. */
   readonly dieWithParent: boolean;
-  /** Bytes of address space. */
-  readonly addressSpace: number;
+  /** Bytes of address space; null leaves it, as for programs that reserve far more than they use. */
+  readonly addressSpace: number | null;
   /** Bytes that a file of it may have. */
   readonly fileSize: number;
 }
@@ -19,6 +19,8 @@ export interface Confinement {
 export interface ConfinementTools {
   readonly setpriv: string | null;
   readonly prlimit: string | null;
+  /** This process is root's, so that it can give rights away. */
+  readonly root: boolean;
 }
 
 const MIB = 1024 * 1024;
@@ -44,14 +46,15 @@ export function confinedCommand(
     command.push(tools.setpriv, "--no-new-privs");
     if (confinement.uid !== null) {
       const id = String(confinement.uid);
-      command.push("--reuid", id, "--regid", id, "--bounding-set=-all", "--inh-caps=-all");
+      command.push("--reuid", id, "--regid", id);
       command.push(...(confinement.group === null ? ["--clear-groups"] : ["--groups", String(confinement.group)]));
     }
+    if (tools.root) command.push("--bounding-set=-all", "--inh-caps=-all");
     if (confinement.dieWithParent) command.push("--pdeathsig", "KILL");
   }
   if (tools.prlimit !== null) {
-    command.push(tools.prlimit, "--core=0", `--as=${confinement.addressSpace}`, `--fsize=${confinement.fileSize}`);
-    command.push(`--nofile=${OPEN_FILES}`);
+    command.push(tools.prlimit, "--core=0", `--fsize=${confinement.fileSize}`, `--nofile=${OPEN_FILES}`);
+    if (confinement.addressSpace !== null) command.push(`--as=${confinement.addressSpace}`);
     // The limit counts all processes of a user, so it can be set only for a user that has no others.
     if (confinement.uid !== null) command.push(`--nproc=${PROCESSES}`);
   }

@@ -1,10 +1,10 @@
 import { spawn, type ChildProcess } from "node:child_process";
 
 import { HostError } from "../../errors.js";
-import { findTool } from "../../host/tools.js";
 import { processIdentity, type ProcessIdentity } from "../../host/process.js";
 import type { QemuCommand } from "./argv.js";
 import { confinedCommand, type Confinement } from "./confine.js";
+import { confinementTools } from "./confinement-tools.js";
 
 export interface QemuExit {
   readonly status: number | null;
@@ -27,14 +27,14 @@ export interface QemuProcess {
  * Starts QEMU in `folder`, confined, with its own messages going to `logFd`. It has a session of its own: a Ctrl-C on this
  * program's terminal is for this program to act on. It keeps this program alive until `unref()`.
  *
- * @throws HostError HOST_TOOL_FAILED when it can't be started.
+ * @throws HostError HOST_TOOL_FAILED when it can't be started, and what `confinementTools` throws.
  */
 export async function startQemu(
   binary: string,
   command: QemuCommand,
   options: { readonly folder: string; readonly logFd: number; readonly confinement: Confinement },
 ): Promise<QemuProcess> {
-  const tools = { setpriv: findTool("setpriv"), prlimit: findTool("prlimit") };
+  const tools = await confinementTools();
   const [program, args] = confinedCommand(binary, command.args, options.confinement, tools);
   const child = spawn(program, args, {
     cwd: options.folder,
