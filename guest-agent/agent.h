@@ -258,7 +258,7 @@ pid_t spawn(struct spawn *s); /* -1 on failure, with s->error and s->stage */
 void exec_command(struct lane *lane, uint32_t channel, struct reader *r);
 bool environment_set(struct reader *r); /* false: malformed or too many */
 
-/* -- call.c, files.c, target.c, transfer.c, machine.c, network.c, power.c ----------------------------------------- */
+/* -- call.c, files.c, target.c, transfer.c, machine.c, grow.c, network.c, power.c ----------------------------------------- */
 
 bool call_dispatch(struct lane *lane, uint32_t channel, struct reader *r); /* false: unknown or malformed */
 
@@ -281,6 +281,7 @@ void file_write(struct lane *lane, uint32_t channel, struct reader *r);
 void file_list(struct lane *lane, uint32_t channel, struct reader *r);
 void file_remove(struct lane *lane, uint32_t channel, struct reader *r);
 int machine_configure(struct reader *r, const char **stage);
+int grow_root(void *context); /* a job's work: makes an ext4 at / as large as its disk */
 int network_up(const char *address, int prefix, const char *gateway, const char *dns);
 void make_folders(const char *path); /* like mkdir -p, failures are found by whoever uses the folder */
 extern bool configured;

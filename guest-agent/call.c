@@ -11,6 +11,7 @@ enum operation {
   OP_SET_ENVIRONMENT = 3,
   OP_SYNC = 4,
   OP_POWER_OFF = 5,
+  OP_GROW_ROOT = 6,
   OP_READ = 16,
   OP_WRITE = 17,
   OP_LIST = 18,
@@ -69,6 +70,11 @@ bool call_dispatch(struct lane *lane, uint32_t channel, struct reader *r) {
     lane_send(lane, channel, FRAME_REPLY, 0, NULL, 0);
     lanes_flush(1000);
     power_off();
+  case OP_GROW_ROOT: {
+    struct job job = {.work = grow_root, .fd = -1};
+    job_start(lane, channel, &job, "grow");
+    break;
+  }
   case OP_READ:
     file_read(lane, channel, r);
     break;

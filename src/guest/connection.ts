@@ -42,7 +42,7 @@ export interface Link {
 }
 
 /** Operation numbers of docs/protocol.md. */
-const Operation = { ping: 1, configure: 2, setEnvironment: 3, sync: 4, powerOff: 5 } as const;
+const Operation = { ping: 1, configure: 2, setEnvironment: 3, sync: 4, powerOff: 5, growRoot: 6 } as const;
 
 const COPY_BELOW = 4096;
 /**
@@ -117,6 +117,10 @@ class Connection implements GuestConnection, Link, FrameSink {
 
   sync(options?: CallOptions): Promise<void> {
     return this.#call(Operation.sync, NOTHING, "sync", options);
+  }
+
+  growRoot(options?: CallOptions): Promise<void> {
+    return this.#call(Operation.growRoot, NOTHING, "grow its root file system", options);
   }
 
   async ping(options?: CallOptions): Promise<number> {

@@ -197,6 +197,12 @@ export interface GuestConnection {
   exec(request: ExecRequest): GuestProcess;
   /** Writes all the guest's dirty pages to its disks. */
   sync(options?: CallOptions): Promise<void>;
+  /**
+   * Makes the root file system, if it is an ext4, as large as its disk.
+   *
+   * @throws CommandExecutionUnavailableError with the errno in its details, EOPNOTSUPP for other file systems.
+   */
+  growRoot(options?: CallOptions): Promise<void>;
   /** Round-trip time in milliseconds. */
   ping(options?: CallOptions): Promise<number>;
   /** Ends all processes, syncs, unmounts and powers off. Resolves when the guest has begun; the connection closes after. */

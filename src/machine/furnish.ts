@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 
+import { CommandExecutionUnavailableError } from "../errors.js";
 import type { GuestConfiguration, GuestConnection } from "../guest/index.js";
 import { GUEST_NETWORK } from "../hypervisor/index.js";
 import type { RootfsType } from "./rootfs.js";
@@ -25,19 +26,28 @@ export function guestConfiguration(state: MachineState): GuestConfiguration {
   };
 }
 
-/** The tool that makes a mounted file system fill its disk, by file system. */
+/** The tool that makes a mounted file system fill its disk, for those that the agent doesn't grow itself. */
 const GROW: Partial<Record<RootfsType, string>> = {
-  ext4: "command -v resize2fs >/dev/null && exec resize2fs /dev/vda",
   xfs: "command -v xfs_growfs >/dev/null && exec xfs_growfs /",
   btrfs: "command -v btrfs >/dev/null && exec btrfs filesystem resize max /",
 };
 
-/** Grows the root file system into a larger disk, where the image has the tool for it. Without it the space stays unused. */
+/**
+ * Grows the root file system into a larger disk: an ext4 where its
+ * layout allows, others where the image has the tool for it. Else the space stays unused.
+ */
 export async function growRootFileSystem(
   connection: GuestConnection,
   type: RootfsType,
   signal: AbortSignal,
 ): Promise<void> {
+  if (type === "ext4") {
+    await connection.growRoot({ signal }).catch((error: unknown) => {
+      // An old ext2 has no room for it, a read-only one may not: such a machine works, at its image's size.
+      if (!(error instanceof CommandExecutionUnavailableError) || error.details["errno"] === undefined) throw error;
+    });
+    return;
+  }
   const command = GROW[type];
   if (command === undefined) return;
   const child = connection.exec({ command });

@@ -57,6 +57,8 @@ test("a machine keeps its disk from stop to start, and delete removes all of it"
   assert.equal(vm.info.accelerator, "tcg");
   assert.equal(vm.info.vcpuCount, 1);
   assert.equal((await vm.run("cat /sys/block/vda/size")).output, String(900 * 2048));
+  const kibibytes = Number((await vm.run("df -k / | tail -1 | awk '{ print $2 }'")).output);
+  assert.ok(kibibytes > 800 * 1024, `the file system fills the larger disk: ${kibibytes} KiB`);
   assert.ok(Math.abs(Number((await vm.run("date +%s")).output) * 1000 - Date.now()) < 3000);
   await assert.rejects(vm.start(), VMStateError);
   await assert.rejects(new SmolVM(config).start(), VMAlreadyExistsError);
