@@ -94,7 +94,7 @@ export async function boot(files: MachineFiles, initial: MachineState, options: 
     if (!over.aborted) await within(qemu.exited, EXIT_GRACE_MS);
     const endedItself = died.signal.aborted;
     qemu.kill();
-    await lane?.close();
+    lane?.close();
     const exit = await qemu.exited;
     signal?.throwIfAborted();
     const ending = endedItself ? { exit } : deadline.aborted ? { timeoutMs } : {};

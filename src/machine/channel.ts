@@ -36,7 +36,7 @@ export class Channel {
     const ended = lane.connection.closed.then(async (reason) => {
       if (this.#lane !== lane) return; // closed from here
       this.#failure = reason;
-      await this.drop();
+      this.drop();
       await this.#onLost(reason);
     });
     ended.catch(() => undefined); // nobody waits for this, and the next call finds the same machine
@@ -46,10 +46,10 @@ export class Channel {
     this.#failure = reason;
   }
 
-  async drop(): Promise<void> {
+  drop(): void {
     const lane = this.#lane;
     this.#lane = null;
-    await lane?.close();
+    lane?.close();
   }
 
   /** An idle machine doesn't keep the program alive; one that is held does. */

@@ -22,6 +22,10 @@ export function hostFailure(error: unknown, doing: string): unknown {
         details,
       });
     default:
-      return new HostError("HOST_IO", `${doing} failed: ${error.message}.`, { cause: error, details });
+      return new HostError("HOST_IO", `${doing} failed: ${error.message}.`, {
+        hint: "Check that what it names is there and can be read; SMOLVM_HOME says where machines are kept.",
+        cause: error,
+        details,
+      });
   }
 }

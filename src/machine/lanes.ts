@@ -1,11 +1,13 @@
+import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Socket } from "node:net";
 
 import { CommandExecutionUnavailableError } from "../errors.js";
 import { connectGuest, type GuestConnection } from "../guest/index.js";
+import { isErrno } from "../host/errno.js";
+import { tryLock, type Lock } from "../host/lock.js";
 import { connectUnix, laneSocket, LANES } from "../hypervisor/index.js";
-import { tryClaim, type Claim } from "./claim.js";
 import type { MachineFiles } from "./state.js";
 
 /** A lane of the machine's channel in use by this process. */
@@ -14,7 +16,7 @@ export interface Lane {
   /** While something is under way the lane keeps this program alive; an idle machine does not. */
   hold(): Disposable;
   /** Ends the connection and frees the lane. */
-  close(): Promise<void>;
+  close(): void;
 }
 
 const CONNECT_POLL_MS = 4;
@@ -32,22 +34,26 @@ export interface LaneOptions {
 /** Opens the owner's lane, number 0, of a QEMU that has just been started and may not have made its sockets yet. */
 export async function openOwnLane(files: MachineFiles, options: LaneOptions): Promise<Lane> {
   const deadline = Date.now() + options.timeoutMs;
-  const claim = await tryClaim(join(files.lanes, "0"));
-  if (claim === null) throw new CommandExecutionUnavailableError("The machine's first lane is in use.");
-  for (;;) {
-    options.signal?.throwIfAborted();
-    const left = Math.max(1, deadline - Date.now());
-    try {
-      const socket = await connectUnix(files.sockets, laneSocket(0), { timeoutMs: left, signal: options.signal });
-      return await talk(socket, claim, { ...options, timeoutMs: left });
-    } catch (error) {
-      const code = (error as NodeJS.ErrnoException).code;
-      if ((code !== "ENOENT" && code !== "ECONNREFUSED") || Date.now() > deadline) {
-        await claim.release();
-        throw error;
+  // Whoever has a lane of an earlier run has nothing in it any more, and may be where it can't be looked at.
+  await rm(files.lanes, { recursive: true, force: true });
+  await mkdir(files.lanes, { mode: 0o700 });
+  const lock = await tryLock(join(files.lanes, "0"), options.signal);
+  if (lock === null) throw new CommandExecutionUnavailableError("The machine's first lane is in use.");
+  try {
+    for (;;) {
+      options.signal?.throwIfAborted();
+      const left = Math.max(1, deadline - Date.now());
+      try {
+        const socket = await connectUnix(files.sockets, laneSocket(0), { timeoutMs: left, signal: options.signal });
+        return await talk(socket, lock, { ...options, timeoutMs: left });
+      } catch (error) {
+        if (!isErrno(error, "ENOENT", "ECONNREFUSED") || Date.now() > deadline) throw error;
       }
       await sleep(CONNECT_POLL_MS);
     }
+  } catch (error) {
+    lock.release();
+    throw error;
   }
 }
 
@@ -58,12 +64,12 @@ export async function openOwnLane(files: MachineFiles, options: LaneOptions): Pr
  */
 export async function openFreeLane(files: MachineFiles, options: LaneOptions): Promise<Lane> {
   for (let lane = 1; lane < LANES; lane++) {
-    const claim = await tryClaim(join(files.lanes, String(lane)));
-    if (claim === null) continue;
+    const lock = await tryLock(join(files.lanes, String(lane)), options.signal);
+    if (lock === null) continue;
     try {
-      return await talk(await connectUnix(files.sockets, laneSocket(lane), options), claim, options);
+      return await talk(await connectUnix(files.sockets, laneSocket(lane), options), lock, options);
     } catch (error) {
-      await claim.release();
+      lock.release();
       options.signal?.throwIfAborted();
       throw new CommandExecutionUnavailableError("The machine does not answer.", { cause: error });
     }
@@ -76,7 +82,7 @@ export async function openFreeLane(files: MachineFiles, options: LaneOptions): P
   );
 }
 
-async function talk(socket: Socket, claim: Claim, options: LaneOptions): Promise<Lane> {
+async function talk(socket: Socket, lock: Lock, options: LaneOptions): Promise<Lane> {
   options.onConnected?.();
   if (options.onAnswer !== undefined) socket.once("readable", options.onAnswer);
   const connection = await connectGuest(socket, { timeoutMs: options.timeoutMs, signal: options.signal }).catch(
@@ -100,10 +106,10 @@ async function talk(socket: Socket, claim: Claim, options: LaneOptions): Promise
         },
       };
     },
-    async close() {
+    close() {
       connection.close();
       socket.destroy();
-      await claim.release();
+      lock.release();
     },
   };
 }

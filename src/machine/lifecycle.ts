@@ -1,10 +1,11 @@
 import { CommandExecutionUnavailableError, SmolVMError, VMNotFoundError, VMStateError } from "../errors.js";
 import type { AgentInfo, ExecRequest, GuestConnection, GuestProcess as RemoteProcess } from "../guest/index.js";
+import type { Lock } from "../host/lock.js";
 import { liveness } from "../host/process.js";
 import type { QemuProcess } from "../hypervisor/index.js";
 import { boot } from "./boot.js";
 import { Channel } from "./channel.js";
-import { waitForClaim } from "./claim.js";
+import { claimMachineLock } from "./claim.js";
 import { rotateConsole } from "./console-log.js";
 import { within } from "./deadline.js";
 import { explainDeath, type Death } from "./death.js";
@@ -12,7 +13,7 @@ import { hostFailure } from "./host-failure.js";
 import { openFreeLane } from "./lanes.js";
 import { dropEndedLeases } from "./lease.js";
 import { claimMachine } from "./make.js";
-import { endWithProgram, sweep, untilGone } from "./reaper.js";
+import { endWithProgram, killQemu, sweep, untilGone } from "./reaper.js";
 import { removeMachine } from "./remove.js";
 import type { Wish } from "./source.js";
 import {
@@ -53,7 +54,10 @@ export class Machine {
   #releaseImage: (() => Promise<void>) | null = null;
   #endsWithProgram: Disposable | null = null;
   #rotation: NodeJS.Timeout | undefined;
-  #starting: AbortController | null = null;
+  /** Held while it boots, and given back when this program ends meanwhile. */
+  #lock: Lock | null = null;
+  /** What stop() and delete() need not wait for. */
+  readonly #interruptible = new Set<AbortController>();
   #turn: Promise<unknown> = Promise.resolve();
 
   /** A machine that is to be made, or one that is there already. */
@@ -89,59 +93,53 @@ export class Machine {
   }
 
   start({ timeoutMs, signal }: BootLimits): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#inInterruptibleTurn(async (interrupted) => {
       signal?.throwIfAborted();
       if (this.#deleted) throw new VMStateError(`The machine '${this.vmId}' was deleted.`);
       if (this.#status === "running") throw new VMStateError(`The machine '${this.vmId}' runs already.`);
-      const starting = new AbortController();
-      this.#starting = starting;
-      const either = signal === undefined ? starting.signal : AbortSignal.any([signal, starting.signal]);
-      const sweeping = sweep();
-      sweeping.catch(() => undefined); // awaited below
+      const either = signal === undefined ? interrupted : AbortSignal.any([signal, interrupted]);
+      const sweeping = sweep().catch(() => undefined); // what others left is no reason for this one not to start
       const isNew = this.#state === null;
       try {
         if (isNew) await this.#make(either);
         await this.#boot({ timeoutMs, signal: either });
         await sweeping;
       } catch (error) {
-        if (isNew) await this.#remove();
+        // What remains then is for the next sweep. That it did not start is what matters.
+        if (isNew) await this.#remove().catch(() => undefined);
         if (!(error instanceof VMStateError)) this.#status = "error";
         throw error;
-      } finally {
-        this.#starting = null;
       }
     });
   }
 
   stop(): Promise<void> {
-    this.#starting?.abort(new VMStateError(`The machine '${this.vmId}' was stopped while it started.`));
+    this.#interrupt("stopped");
     return this.#inTurn(async () => {
       if (this.#state === null) return;
-      const claim = await waitForClaim(this.files.lock, CLAIM_TIMEOUT_MS).catch((error: unknown) => {
-        if ((error as NodeJS.ErrnoException).code === "ENOENT") return null; // deleted by another program
-        throw error;
-      });
-      if (claim === null) return;
+      const lock = await claimMachineLock(this.files.lock, CLAIM_TIMEOUT_MS);
       try {
-        const state = (await loadState(this.vmId)) ?? this.#state;
+        const state = await loadState(this.vmId);
+        // Deleted by another program, which may have made another one of that name.
+        if (state === null || state.createdAt !== this.#state.createdAt) return;
         const qemu = this.#qemu;
         this.#leave();
         // Told beforehand: other programs lose their connections and are to know that it is meant.
         await saveState(this.files, { ...state, status: "stopped", reason: null });
         if (state.run !== null) await stopRunning(this.files, state, { qemu, lane: this.#channel.lane });
-        await this.#channel.drop();
+        this.#channel.drop();
         this.#death = null;
         const stopped: MachineState = { ...state, status: "stopped", reason: null, run: null, ports: [] };
         this.#adopt(stopped);
         await saveState(this.files, stopped);
       } finally {
-        await claim.release();
+        lock.release();
       }
     });
   }
 
   async delete(): Promise<void> {
-    this.#starting?.abort(new VMStateError(`The machine '${this.vmId}' was deleted while it started.`));
+    this.#interrupt("deleted");
     const writesThrough =
       this.#state?.diskMode === "shared" || this.#state?.extraDrives.some((drive) => !drive.readOnly) === true;
     // What is written to files that stay must arrive there; a private disk goes away anyway.
@@ -161,7 +159,7 @@ export class Machine {
       const state = await loadState(this.vmId);
       if (state === null) {
         this.#leave();
-        await this.#channel.drop();
+        this.#channel.drop();
         this.#state = null;
         this.#deleted = true;
         this.#status = "stopped";
@@ -174,7 +172,7 @@ export class Machine {
       }
       if (!sameRun) {
         this.#leave();
-        await this.#channel.drop();
+        this.#channel.drop();
       }
       this.#adopt(state);
       await this.#attach();
@@ -186,20 +184,22 @@ export class Machine {
     return this.#inTurn(() => this.#attach());
   }
 
-  /** Changes what is known of a running machine while no other program does. */
-  change<T>(act: (state: MachineState) => Promise<{ readonly state: MachineState; readonly value: T }>): Promise<T> {
-    return this.#inTurn(async () => {
+  /** Changes what is known of a running machine while no other program does. The signal says that it is being stopped. */
+  change<T>(
+    act: (state: MachineState, signal: AbortSignal) => Promise<{ readonly state: MachineState; readonly value: T }>,
+  ): Promise<T> {
+    return this.#inInterruptibleTurn(async (interrupted) => {
       if (this.#status !== "running") throw this.notRunning();
-      const claim = await waitForClaim(this.files.lock, CLAIM_TIMEOUT_MS);
+      const lock = await claimMachineLock(this.files.lock, CLAIM_TIMEOUT_MS, interrupted);
       try {
         const current = await loadState(this.vmId);
         if (current === null) throw new VMNotFoundError(this.vmId);
-        const { state, value } = await act(current);
+        const { state, value } = await act(current, interrupted);
         this.#state = state;
         await saveState(this.files, state);
         return value;
       } finally {
-        await claim.release();
+        lock.release();
       }
     });
   }
@@ -255,6 +255,26 @@ export class Machine {
     return result;
   }
 
+  /** A turn that stop() and delete() end. */
+  async #inInterruptibleTurn<T>(act: (interrupted: AbortSignal) => Promise<T>): Promise<T> {
+    const controller = new AbortController();
+    this.#interruptible.add(controller);
+    try {
+      return await this.#inTurn(() => {
+        controller.signal.throwIfAborted();
+        return act(controller.signal);
+      });
+    } finally {
+      this.#interruptible.delete(controller);
+    }
+  }
+
+  #interrupt(how: "stopped" | "deleted"): void {
+    const doing = this.#status === "running" ? "was being changed" : "started";
+    const reason = new VMStateError(`The machine '${this.vmId}' was ${how} while it ${doing}.`);
+    for (const controller of this.#interruptible) controller.abort(reason);
+  }
+
   async #make(signal: AbortSignal): Promise<void> {
     if (this.#wish === null) throw new VMNotFoundError(this.vmId);
     const { state, release } = await claimMachine(this.#wish, signal);
@@ -263,14 +283,19 @@ export class Machine {
     if (!state.detached) {
       this.#endsWithProgram = endWithProgram({
         folder: this.files.folder,
+        createdAt: state.createdAt,
         kill: () => this.#qemu?.kill(),
-        release: () => void release(),
+        release: () => {
+          this.#lock?.release();
+          void release();
+        },
       });
     }
   }
 
   async #boot(limits: BootLimits): Promise<void> {
-    const claim = await waitForClaim(this.files.lock, CLAIM_TIMEOUT_MS, limits.signal);
+    const lock = await claimMachineLock(this.files.lock, CLAIM_TIMEOUT_MS, limits.signal);
+    this.#lock = lock;
     try {
       const state = await loadState(this.vmId);
       if (state === null) throw new VMNotFoundError(this.vmId);
@@ -278,6 +303,8 @@ export class Machine {
         this.#adopt(state);
         throw new VMStateError(`The machine '${this.vmId}' runs already.`);
       }
+      // A start that was cut short may have left a QEMU of which nothing is known but its token.
+      await killQemu(state);
       this.#death = null;
       try {
         const running = await boot(this.files, state, { ...limits, onSpawn: (qemu) => (this.#qemu = qemu) });
@@ -292,7 +319,8 @@ export class Machine {
         throw error;
       }
     } finally {
-      await claim.release();
+      this.#lock = null;
+      lock.release();
     }
   }
 
@@ -317,12 +345,20 @@ export class Machine {
   async #noteDeath(death: Death): Promise<void> {
     this.#death = death;
     this.#status = death.status;
-    await this.#channel.drop();
-    const state = await loadState(this.vmId);
-    // Another program may have deleted it, or started it anew.
-    if (state === null || state.run?.token !== this.#state?.run?.token) return;
-    this.#state = { ...state, ...death, run: null, ports: [] };
-    await saveState(this.files, this.#state).catch(() => undefined); // being deleted in this moment
+    this.#channel.drop();
+    const token = this.#state?.run?.token;
+    if ((await loadState(this.vmId)) === null) return;
+    const lock = await claimMachineLock(this.files.lock, CLAIM_TIMEOUT_MS);
+    try {
+      const state = await loadState(this.vmId);
+      // Another program may have deleted it, or started it anew.
+      if (state === null || state.run === null || state.run.token !== token) return;
+      const noted = { ...state, ...death, run: null, ports: [] };
+      await saveState(this.files, noted);
+      if (this.#state?.run?.token === token) this.#state = noted;
+    } finally {
+      lock.release();
+    }
   }
 
   #adopt(state: MachineState): void {
@@ -362,8 +398,8 @@ export class Machine {
   async #remove(): Promise<void> {
     const qemu = this.#qemu;
     this.#leave();
-    await this.#channel.drop();
-    if (this.#state !== null) await removeMachine(this.files, this.vmId, qemu, CLAIM_TIMEOUT_MS);
+    this.#channel.drop();
+    if (this.#state !== null) await removeMachine(this.files, this.#state, qemu, CLAIM_TIMEOUT_MS);
     this.#endsWithProgram?.[Symbol.dispose]();
     if (this.#releaseImage !== null) await this.#releaseImage();
     else if (this.#state !== null) await dropEndedLeases([this.#state.cacheDir]);

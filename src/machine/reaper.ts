@@ -1,9 +1,11 @@
 import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync, rmSync } from "node:fs";
+import { rm, stat, utimes } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { liveness, type ProcessIdentity } from "../host/process.js";
-import { isClaimed } from "./claim.js";
+import { isLocked, removeLock, tryLock } from "../host/lock.js";
+import { liveness, processIdentity, type ProcessIdentity } from "../host/process.js";
+import { claimMachineLock } from "./claim.js";
 import { explainDeath, type Death } from "./death.js";
 import { hostFailure } from "./host-failure.js";
 import { dropEndedLeases } from "./lease.js";
@@ -12,6 +14,7 @@ import {
   folderAge,
   machineFiles,
   makerIsGone,
+  readState,
   removeFolder,
   saveState,
   type FoundFolder,
@@ -21,6 +24,13 @@ import {
 /** How long another host or container, into which this one can't look, may take to fill a new folder. */
 const STALE_MS = 60_000;
 const KILL_TIMEOUT_MS = 5000;
+/** How long others may take to remove the same machine. */
+const REMOVAL_TIMEOUT_MS = 10_000;
+const HEARTBEAT_MS = 2000;
+/** Without a heartbeat for so long an owner that can't be looked at is taken for dead: its container is gone, or its host. */
+const SILENT_MS = 10 * 60 * 1000;
+/** A host that slept that long wakes its programs in any order: what looks silent is given time for another heartbeat. */
+const LAST_CHANCE_MS = 2.5 * HEARTBEAT_MS;
 
 /**
  * Ends and removes what programs that are gone have left: machines of dead owners with their QEMU, and half-made or half-removed
@@ -44,35 +54,90 @@ export async function sweep(): Promise<MachineState[]> {
 }
 
 async function sweepOne({ folder, kind, state }: FoundFolder, removed: string[]): Promise<MachineState | null> {
-  if (!(await isLeftOver(folder, kind, state)))
-    return kind === "machine" && state !== null ? settle(folder, state) : null;
-  if (state !== null) await killQemu(state);
-  await removeFolder(folder);
-  if (state !== null) removed.push(state.cacheDir);
-  return null;
+  switch (kind) {
+    case "lock":
+      await sweepLock(folder);
+      return null;
+    case "staging":
+      if (makerIsGone(folder) || (await folderAge(folder)) > STALE_MS) await removeFolder(folder);
+      return null;
+    case "removed": // whoever removes it right now does not mind help
+      if (state !== null) await killQemu(state);
+      await removeFolder(folder);
+      if (state !== null) removed.push(state.cacheDir);
+      return null;
+    case "machine":
+      // One whose state can't be read can't be used, but may be of a newer version: it is for a person to remove.
+      if (state === null) return null;
+      return (await isAbandoned(folder, state)) ? removeAbandoned(folder, removed) : settle(folder, state);
+  }
 }
 
-async function isLeftOver(folder: string, kind: FoundFolder["kind"], state: MachineState | null): Promise<boolean> {
-  if (kind === "removed") return true; // whoever removes it right now does not mind help
-  if (kind === "staging") return makerIsGone(folder) || (await folderAge(folder)) > STALE_MS;
-  // A machine whose state can't be read can't be used, but may be of a newer version: it is for a person to remove.
-  if (state === null || state.detached) return false;
-  return state.owner === null || liveness(state.owner) === "dead";
+/** What processes that are gone have left of a lock. */
+async function sweepLock(path: string): Promise<void> {
+  if (!path.endsWith(".tmp")) {
+    if (!isLocked(path)) removeLock(path);
+  } else if ((await folderAge(path)) > STALE_MS) {
+    await rm(path, { force: true });
+  }
+}
+
+async function isAbandoned(folder: string, state: MachineState): Promise<boolean> {
+  if (state.detached) return false;
+  const verdict = state.owner === null ? "unknown" : liveness(state.owner);
+  return verdict === "dead" || (verdict === "unknown" && (await isSilent(folder)));
+}
+
+async function isSilent(folder: string): Promise<boolean> {
+  const last = await lastHeartbeat(folder);
+  if (Date.now() - last < SILENT_MS) return false;
+  await sleep(LAST_CHANCE_MS);
+  return (await lastHeartbeat(folder)) === last;
+}
+
+async function lastHeartbeat(folder: string): Promise<number> {
+  return (await stat(machineFiles(folder).state)).mtimeMs;
+}
+
+/** Removes the machine that has this name if, looked at while nobody else changes it, it is abandoned. */
+async function removeAbandoned(folder: string, removed: string[]): Promise<MachineState | null> {
+  const lock = await claimMachineLock(machineFiles(folder).lock, REMOVAL_TIMEOUT_MS);
+  try {
+    // What was seen before may be gone by now, and another machine may have its name.
+    const state = await readState(folder);
+    if (state === null || !(await isAbandoned(folder, state))) return state;
+    await killQemu(state);
+    await removeFolder(folder);
+    removed.push(state.cacheDir);
+    return null;
+  } finally {
+    lock.release();
+  }
 }
 
 /** A machine that stays: if its QEMU has ended on its own, its state says so from now on. */
-async function settle(folder: string, state: MachineState): Promise<MachineState> {
-  // A living owner sees to it itself, and knows more.
-  if (state.run === null || (state.owner !== null && liveness(state.owner) !== "dead")) return state;
-  const { qemu } = state.run;
-  if (state.status === "running" && qemu !== null && liveness(qemu) !== "dead") return state;
+async function settle(folder: string, seen: MachineState): Promise<MachineState | null> {
+  if (!hasEnded(seen)) return seen;
   const files = machineFiles(folder);
-  if (await isClaimed(files.lock)) return state; // just being started or stopped by another program
-  await killQemu(state);
-  const ending = endingOf(state) ?? explainDeath(files, null);
-  const settled = { ...state, ...ending, run: null, ports: [] };
-  await saveState(files, settled);
-  return settled;
+  const lock = await tryLock(files.lock);
+  if (lock === null) return seen; // just being started or stopped by another program
+  try {
+    const state = await readState(folder);
+    if (state === null || !hasEnded(state)) return state;
+    await killQemu(state);
+    const ending = endingOf(state) ?? explainDeath(files, null);
+    const settled = { ...state, ...ending, run: null, ports: [] };
+    await saveState(files, settled);
+    return settled;
+  } finally {
+    lock.release();
+  }
+}
+
+/** Whether it was running, does not any more, and nobody else is there to say so: a living owner knows more. */
+function hasEnded({ run, owner, status }: MachineState): boolean {
+  if (run === null || (owner !== null && liveness(owner) !== "dead")) return false;
+  return status !== "running" || run.qemu === null || liveness(run.qemu) === "dead";
 }
 
 /** How it ended where that is not for the console to tell: its stop, or its start, was cut short with the program that did it. */
@@ -85,16 +150,16 @@ function endingOf({ status, reason }: MachineState): Death | null {
 /** SIGKILL for the QEMU of this run, known or not, and waits until it is gone. */
 export async function killQemu(state: MachineState): Promise<void> {
   if (state.run === null) return;
-  const identity = state.run.qemu;
-  const pids = identity === null ? findByToken(state.run.token) : liveness(identity) === "alive" ? [identity.pid] : [];
-  for (const pid of pids) {
+  const { qemu, token } = state.run;
+  const found = qemu === null ? findByToken(token) : liveness(qemu) === "alive" ? [qemu] : [];
+  for (const { pid } of found) {
     try {
       process.kill(pid, "SIGKILL");
     } catch {
       // it has ended by itself in this moment
     }
   }
-  if (identity !== null) await untilGone(identity, KILL_TIMEOUT_MS);
+  await Promise.all(found.map((identity) => untilGone(identity, KILL_TIMEOUT_MS)));
 }
 
 /** True when the process was gone within the time. */
@@ -108,7 +173,13 @@ export async function untilGone(identity: ProcessIdentity, timeoutMs: number): P
 }
 
 /** Processes with this run's UUID among their arguments: for a program that was killed before it could note the pid. */
-function findByToken(token: string): number[] {
+function findByToken(token: string): ProcessIdentity[] {
+  return pidsByToken(token)
+    .map((pid) => processIdentity(pid))
+    .filter((identity) => identity !== null);
+}
+
+function pidsByToken(token: string): number[] {
   if (process.platform !== "linux") {
     const listing = execFileSync("ps", ["-axo", "pid=,command="], { encoding: "utf8" });
     return listing
@@ -132,32 +203,53 @@ function argumentsOf(pid: string): readonly string[] {
 
 interface Owned {
   readonly folder: string;
+  readonly createdAt: string;
   kill(): void;
-  /** Gives back the image's files, at once: there is no later. */
+  /** Gives back the image's files and whatever else is held, at once: there is no later. */
   release(): void;
 }
 
 const owned = new Set<Owned>();
 let watching = false;
 
-/** Ends the machine and removes its folder when this program ends without having done so. */
+/**
+ * Ends the machine and removes its folder when this program ends without having done so. Until then the time of its state tells
+ * those who can't look at this program that it lives.
+ */
 export function endWithProgram(machine: Owned): Disposable {
   owned.add(machine);
   if (!watching) {
     watching = true;
     process.on("exit", endAll);
   }
-  return { [Symbol.dispose]: () => owned.delete(machine) };
+  const { state } = machineFiles(machine.folder);
+  const beat = (): void => {
+    const now = new Date();
+    utimes(state, now, now).catch(() => undefined); // one missed does no harm, and a machine that is gone needs none
+  };
+  const heartbeat = setInterval(beat, HEARTBEAT_MS).unref();
+  return {
+    [Symbol.dispose]() {
+      clearInterval(heartbeat);
+      owned.delete(machine);
+    },
+  };
 }
 
 function endAll(): void {
   for (const machine of owned) {
     machine.kill();
     try {
-      rmSync(machine.folder, { recursive: true, force: true });
+      if (isStill(machine)) rmSync(machine.folder, { recursive: true, force: true });
       machine.release();
     } catch {
       // QEMU may still be writing; the next program that looks removes the rest
     }
   }
+}
+
+/** Another program may have removed it and made another one of that name. */
+function isStill({ folder, createdAt }: Owned): boolean {
+  const state = JSON.parse(readFileSync(machineFiles(folder).state, "utf8")) as Partial<MachineState>;
+  return state.createdAt === createdAt;
 }

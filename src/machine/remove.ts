@@ -1,16 +1,19 @@
-import { HostError } from "../errors.js";
 import type { QemuProcess } from "../hypervisor/index.js";
-import { waitForClaim } from "./claim.js";
+import { claimMachineLock } from "./claim.js";
 import { within } from "./deadline.js";
+import { hostFailure } from "./host-failure.js";
 import { killQemu } from "./reaper.js";
-import { loadState, removeFolder, type MachineFiles } from "./state.js";
+import { loadState, removeFolder, type MachineFiles, type MachineState } from "./state.js";
 
 const KILL_WAIT_MS = 5000;
 
-/** Ends a machine's QEMU at once and removes its folder. Another program's start or stop of it is waited for. */
+/**
+ * Ends a machine's QEMU at once and removes its folder. Another program's start or stop of it is waited for. Another machine
+ * that has the name by now is left alone.
+ */
 export async function removeMachine(
   files: MachineFiles,
-  vmId: string,
+  { vmId, createdAt }: Pick<MachineState, "vmId" | "createdAt">,
   qemu: QemuProcess | null,
   claimTimeoutMs: number,
 ): Promise<void> {
@@ -19,12 +22,16 @@ export async function removeMachine(
     await within(qemu.exited, KILL_WAIT_MS);
   }
   try {
-    await waitForClaim(files.lock, claimTimeoutMs); // goes with the folder
-    const state = await loadState(vmId);
-    if (state !== null) await killQemu(state);
-    await removeFolder(files.folder);
+    const lock = await claimMachineLock(files.lock, claimTimeoutMs);
+    try {
+      const state = await loadState(vmId);
+      if (state !== null && state.createdAt !== createdAt) return;
+      if (state !== null) await killQemu(state);
+      await removeFolder(files.folder);
+    } finally {
+      lock.release();
+    }
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return; // another program was faster
-    throw new HostError("HOST_IO", `The machine's folder '${files.folder}' can't be removed.`, { cause: error });
+    throw hostFailure(error, `Removing the machine's folder '${files.folder}'`);
   }
 }

@@ -1,6 +1,6 @@
 import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { createHash, randomBytes } from "node:crypto";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 
 import { VMAlreadyExistsError } from "../errors.js";
 import { machinesDir } from "../host/home.js";
@@ -59,6 +59,10 @@ export interface MachineState {
   readonly run: RunRecord | null;
 }
 
+const STAGING = ".new-";
+const TRASH = ".trash-";
+const LOCK = ".lock-";
+
 /** The files of a machine's folder. The folder is the owner's alone; QEMU gets in only where `sockets` is. */
 export function machineFiles(folder: string) {
   return {
@@ -69,7 +73,8 @@ export function machineFiles(folder: string) {
     kernel: join(folder, "kernel"),
     console: join(folder, "console.log"),
     log: join(folder, "qemu.log"),
-    lock: join(folder, "lock"),
+    // Beside the folder: it is for the name, whatever becomes of the folder meanwhile.
+    lock: join(dirname(folder), `${LOCK}${basename(folder)}`),
     lanes: join(folder, "lanes"),
     sockets: join(folder, "run"),
   } as const;
@@ -80,9 +85,6 @@ export type MachineFiles = ReturnType<typeof machineFiles>;
 export function machineFolder(vmId: string): string {
   return join(machinesDir(), vmId);
 }
-
-const STAGING = ".new-";
-const TRASH = ".trash-";
 
 /**
  * Makes a machine's folder. It is filled beside its place and then renamed, so a folder that has a machine's name is complete,
@@ -141,7 +143,7 @@ export async function loadState(vmId: string): Promise<MachineState | null> {
   return readState(machineFolder(vmId));
 }
 
-async function readState(folder: string): Promise<MachineState | null> {
+export async function readState(folder: string): Promise<MachineState | null> {
   try {
     const parsed = JSON.parse(await readFile(machineFiles(folder).state, "utf8")) as Partial<MachineState>;
     return parsed.version === 1 && typeof parsed.vmId === "string" ? (parsed as MachineState) : null;
@@ -152,10 +154,16 @@ async function readState(folder: string): Promise<MachineState | null> {
 
 export interface FoundFolder {
   readonly folder: string;
-  /** "staging": being made. "removed": being removed. */
-  readonly kind: "machine" | "staging" | "removed";
+  /** "staging": being made. "removed": being removed. "lock": of a machine that is being changed. */
+  readonly kind: "machine" | "staging" | "removed" | "lock";
   readonly state: MachineState | null;
 }
+
+const KINDS = [
+  [STAGING, "staging"],
+  [TRASH, "removed"],
+  [LOCK, "lock"],
+] as const;
 
 export async function findFolders(): Promise<FoundFolder[]> {
   const parent = machinesDir();
@@ -166,7 +174,7 @@ export async function findFolders(): Promise<FoundFolder[]> {
   return Promise.all(
     names.map(async (name) => {
       const folder = join(parent, name);
-      const kind = name.startsWith(STAGING) ? "staging" : name.startsWith(TRASH) ? "removed" : "machine";
+      const kind = KINDS.find(([prefix]) => name.startsWith(prefix))?.[1] ?? "machine";
       return { folder, kind, state: await readState(folder) } as const;
     }),
   );

@@ -27,7 +27,7 @@ export async function stopRunning(
       await lane.connection.powerOff({ signal: AbortSignal.timeout(ANSWER_MS) });
       if (await untilGone(identity, POWER_OFF_MS)) return;
     } finally {
-      if (held.lane === null) await lane.close();
+      if (held.lane === null) lane.close();
     }
   } catch {
     // The guest does not answer. What follows needs nothing of it.

@@ -1,6 +1,6 @@
 import type { Readable } from "node:stream";
 
-import { VMNotFoundError, VMStateError } from "../errors.js";
+import { OperationTimeoutError, VMNotFoundError, VMStateError } from "../errors.js";
 import { guestAddress } from "./furnish.js";
 import { runCommand, spawnCommand, type GuestProcess, type RunOptions, type SpawnOptions } from "./command.js";
 import { assertKnownFields, assertVmId, integer, invalid, VMConfig } from "./config.js";
@@ -21,6 +21,8 @@ export interface StartOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** For a guest to take its variables, which is one message. */
+const SET_ENV_MS = 5000;
 /** A day: a timer can't wait for more than three weeks, and nobody waits that long for a boot. */
 const MAX_START_MS = 24 * 60 * 60 * 1000;
 
@@ -214,10 +216,18 @@ export class SmolVM implements AsyncDisposable {
   }
 
   async #changeEnv(change: (env: Readonly<Record<string, string>>) => Readonly<Record<string, string>>): Promise<void> {
-    await this.#machine.change(async (state) => {
+    await this.#machine.change(async (state, interrupted) => {
       const env = change(state.env);
       using _ = this.#machine.hold();
-      await this.#machine.connection().setEnv(env);
+      const limit = AbortSignal.timeout(SET_ENV_MS);
+      try {
+        await this.#machine.connection().setEnv(env, { signal: AbortSignal.any([interrupted, limit]) });
+      } catch (error) {
+        if (error !== limit.reason) throw error;
+        throw new OperationTimeoutError("Setting variables", SET_ENV_MS, {
+          hint: "The guest does not answer: stop the machine, or delete it.",
+        });
+      }
       return { state: { ...state, env }, value: undefined };
     });
   }

@@ -135,9 +135,13 @@ test("a start or a stop that was cut short with its program is finished by the n
     const files = await claimFolder(
       state({ vmId: status, detached: true, owner: null, status, run: run(qemu.identity) }),
     );
-    await writeFile(files.lock, JSON.stringify(processIdentity()));
+    await mkdir(files.lock);
+    const holder = join(files.lock, "holder");
+    await writeFile(`${holder}.holds`, "");
+    await writeFile(holder, JSON.stringify(processIdentity()));
     assert.equal((await sweep()).find(({ vmId }) => vmId === status)?.run?.token, TOKEN, "somebody is at it");
-    await writeFile(files.lock, JSON.stringify(claimant));
+    await new Promise((resolve) => setTimeout(resolve, 300)); // whether a holder lives is looked at so often
+    await writeFile(holder, JSON.stringify(claimant));
     const found = (await sweep()).find(({ vmId }) => vmId === status);
     assert.deepEqual([found?.status, found?.reason, found?.run], [becomes, reason, null]);
     await ended;
