@@ -355,7 +355,9 @@ for (const transport of TRANSPORTS) {
     });
 
     test("Retry-After is honoured in seconds and as a date, up to a limit", async () => {
-      for (const value of ["1", new Date(Date.now() + 2_500).toUTCString()]) {
+      const values = [() => "1", () => new Date(Date.now() + 2_100).toUTCString()];
+      for (const valueNow of values) {
+        const value = valueNow();
         const began = performance.now();
         const { result } = await run(once((_request, reply) => reply.status(503, { "Retry-After": value })));
         assert.notEqual(result, null);

@@ -58,7 +58,8 @@ for (const transport of TRANSPORTS) {
         const began = transferWith({ ...request, signal: stop.signal }, { ...policy, gapTimeoutMs: 5_000 });
         began.catch(() => undefined); // awaited below
         while (server.sent < at || server.requests.length === 0) await new Promise((resolve) => setTimeout(resolve, 1));
-        await new Promise((resolve) => setTimeout(resolve, 5)); // so that the last bytes cross the socket
+        // So that the last bytes cross the socket, and this same thread reads them.
+        for (let turn = 0; turn < 8; turn++) await new Promise((resolve) => setTimeout(resolve, 5));
         const reason = new Error("the user is tired of it");
         const asked = performance.now();
         stop.abort(reason);
