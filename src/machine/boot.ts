@@ -17,7 +17,7 @@ import { growRootFileSystem, guestConfiguration } from "./furnish.js";
 import { writeInitrd } from "./initrd.js";
 import { openOwnLane, type Lane } from "./lanes.js";
 import { launch, type Preparation } from "./launch.js";
-import { machineUser, prepareSocketFolder } from "./privilege.js";
+import { machineUser, prepareSocketFolder, sealSocketFolder } from "./privilege.js";
 import { inspectRootfs } from "./rootfs.js";
 import { saveState, type MachineFiles, type MachineState } from "./state.js";
 
@@ -79,6 +79,7 @@ export async function boot(files: MachineFiles, initial: MachineState, options: 
       onConnected: () => (phase = "kernel"),
       onAnswer: () => (phase = "agent"),
     });
+    await sealSocketFolder(files, host.user);
     phase = "configure";
     await Promise.all([
       lane.connection.configure(guestConfiguration(state), { signal: over }),

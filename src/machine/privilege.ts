@@ -1,6 +1,7 @@
 import { randomInt } from "node:crypto";
-import { chmod, chown, copyFile, mkdir, readFile, rm, stat } from "node:fs/promises";
+import { chmod, chown, copyFile, mkdir, readdir, readFile, rm, stat } from "node:fs/promises";
 
+import { HostError } from "../errors.js";
 import type { Accelerator } from "../hypervisor/index.js";
 import type { MachineFiles } from "./state.js";
 
@@ -44,11 +45,29 @@ async function isMapped(uid: number): Promise<boolean> {
     });
 }
 
-/** An empty folder for QEMU's sockets, the only place that it can change. */
+/** An empty folder for QEMU's sockets, the only place that it can change, and only until its guest answers. */
 export async function prepareSocketFolder(files: MachineFiles, user: MachineUser | null): Promise<void> {
   await rm(files.sockets, { recursive: true, force: true });
   await mkdir(files.sockets, { mode: 0o700 });
   if (user !== null) await chown(files.sockets, user.uid, user.uid);
+}
+
+/**
+ * Takes the folder from QEMU's user once all its sockets are there and the guest answers. A QEMU that a guest has broken into
+ * could otherwise put a link to another machine's socket in the place of its own, for this program to follow with root's rights.
+ *
+ * @throws HostError when something else than sockets is in it by then.
+ */
+export async function sealSocketFolder(files: MachineFiles, user: MachineUser | null): Promise<void> {
+  if (user === null) return; // it and this program are the same user: there is nothing to be had
+  await chown(files.sockets, 0, 0);
+  for (const entry of await readdir(files.sockets, { withFileTypes: true })) {
+    if (entry.isSocket()) continue;
+    throw new HostError("HOST_IO", `QEMU has put something else than its sockets into '${files.sockets}'.`, {
+      hint: "The guest is hostile and has broken out of QEMU: delete the machine, and update QEMU.",
+      details: { path: files.sockets },
+    });
+  }
 }
 
 /** The path of the kernel for that user: itself where everybody may read it, else a copy in the machine's folder. */
