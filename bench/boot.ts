@@ -1,33 +1,44 @@
 /**
  * What smolvm adds to the boot of a machine: `smolvm run -- true` from the shell beside QEMU by itself, by the same command line
- * to the same agent; and what a machine takes in the program that holds it.
+ * to the same agent; and what a machine takes in the program that holds it. Needs npm run build.
  *
  *   node build/bench/boot.js [rounds]
  */
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 
 import { SmolVM } from "../src/index.js";
 import { ownHome } from "../test/machine/setting.js";
 import type { Order } from "./children/bare-boot.js";
 import type { Usage } from "./children/memory.js";
 import { MIB } from "./image-files.js";
-import { interleave, median, printFindings, roundsOr, runChild, takeTurns, temporaryFolder } from "./measure.js";
+import {
+  interleave,
+  median,
+  printFindings,
+  roundsOr,
+  runChild,
+  takeTurns,
+  temporaryFolder,
+  smolvmCommand,
+  printMeasured,
+} from "./measure.js";
 
 const MACHINES = 8;
+const BARE = "QEMU alone, to the agent's first frame";
+const RUN = "smolvm run -- true, from start to exit";
+const CREATE = "SmolVM.create() in a program that runs";
 const rounds = roundsOr(9);
 using folder = temporaryFolder();
 const home = ownHome();
 try {
   const order = JSON.stringify(await bareOrder());
-  const smolvm = [process.execPath, fileURLToPath(new URL("../src/cli/bin.js", import.meta.url))];
-  const run = { name: "run", command: [...smolvm, "run", "--", "true"] };
+  const run = { name: "run", command: [...smolvmCommand(), "run", "--", "true"] };
   const walls = await takeTurns(
     [
-      { name: "bare", run: () => runChild<number>("bare-boot", [order]) },
-      { name: "run", run: async () => ((await interleave([run], 1)).get("run")?.[0]?.wall ?? Number.NaN) * 1000 },
-      { name: "create", run: create },
+      { name: BARE, run: () => runChild<number>("bare-boot", [order]) },
+      { name: RUN, run: async () => ((await interleave([run], 1)).get("run")?.[0]?.wall ?? Number.NaN) * 1000 },
+      { name: CREATE, run: create },
     ],
     rounds,
   );
@@ -39,10 +50,10 @@ try {
   const each = (of: (usage: Usage) => number): number =>
     median(memory.map(([one, all]) => (of(all) - of(one)) / (MACHINES - 1) / MIB));
   printFindings(`A machine's boot, ${rounds} rounds`, [
-    { what: "QEMU alone, to the agent's first frame", measured: middle("bare"), unit: " ms" },
-    { what: "smolvm run -- true, from start to exit", measured: middle("run"), unit: " ms" },
-    { what: "the difference", measured: middle("run") - middle("bare"), unit: " ms", most: 250 },
-    { what: "SmolVM.create() in a program that runs", measured: middle("create"), unit: " ms" },
+    { what: BARE, measured: middle(BARE), unit: " ms" },
+    { what: RUN, measured: middle(RUN), unit: " ms" },
+    { what: "the difference", measured: middle(RUN) - middle(BARE), unit: " ms", most: 250 },
+    { what: CREATE, measured: middle(CREATE), unit: " ms" },
     {
       what: `resident memory of the program, for each machine more (1 to ${MACHINES})`,
       measured: each(({ resident }) => resident),
@@ -51,6 +62,7 @@ try {
     },
     { what: "of it: JavaScript's heap and buffers", measured: each(({ heap }) => heap), unit: " MiB" },
   ]);
+  printMeasured("All of them", "ms", walls);
 } finally {
   await home.close();
 }

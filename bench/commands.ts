@@ -1,6 +1,6 @@
 /**
  * What a command costs on a machine that runs: the whole of run(), the channel by itself, and starting a program in the guest
- * by itself, measured there by a loop in C. Needs gcc with a static libc.
+ * by itself, measured there by a loop in C. Needs a C compiler with a static libc.
  *
  *   node build/bench/commands.js [rounds]
  */
@@ -22,7 +22,7 @@ const AT_ONCE = 200;
 const rounds = roundsOr(6);
 using folder = temporaryFolder();
 const loop = join(folder.path, "spawn-loop");
-execFileSync("gcc", ["-static", "-O2", "-o", loop, join(packageRoot(), "bench", "spawn-loop.c")]);
+execFileSync("cc", ["-static", "-O2", "-o", loop, join(packageRoot(), "bench", "spawn-loop.c")]);
 
 const home = ownHome();
 try {

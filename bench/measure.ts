@@ -1,9 +1,11 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+
+import { packageRoot } from "../src/host/package.js";
 
 /** One way of doing the work that a benchmark compares. */
 export interface Contender {
@@ -142,6 +144,14 @@ export async function runChild<T>(name: string, args: readonly string[], flags: 
   return JSON.parse(printed) as T;
 }
 
+/** What the shell starts for "smolvm": the program that the package ships. */
+export function smolvmCommand(): readonly string[] {
+  const manifest = JSON.parse(readFileSync(join(packageRoot(), "package.json"), "utf8")) as { bin: { smolvm: string } };
+  const program = join(packageRoot(), manifest.bin.smolvm);
+  if (!existsSync(program)) throw new Error(`${program} is not there: run npm run build first`);
+  return [process.execPath, program];
+}
+
 /** A folder that is gone at the end of the block. `SMOLVM_BENCH_DIR` puts it on another disk. */
 export function temporaryFolder(): Disposable & { readonly path: string } {
   const path = mkdtempSync(join(process.env["SMOLVM_BENCH_DIR"] ?? tmpdir(), "smolvm-bench-"));
@@ -162,6 +172,17 @@ export function printTable(title: string, columns: readonly string[], rows: read
     `| ${cells.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join(" | ")} |`;
   const rule = widths.map((width, i) => (i === 0 ? "-".repeat(width) : `${"-".repeat(width - 1)}:`));
   console.log(`\n${title}\n\n${[columns, rule, ...rows].map(line).join("\n")}\n`);
+}
+
+/** The median and the range of measurements that have one unit. */
+export function printMeasured(title: string, unit: string, results: ReadonlyMap<string, readonly number[]>): void {
+  const rows = [...results].map(([name, all]) => [
+    name,
+    readable(median(all)),
+    `${readable(Math.min(...all))}–${readable(Math.max(...all))}`,
+    String(all.length),
+  ]);
+  printTable(title, ["", `${unit} (median)`, "min–max", "runs"], rows);
 }
 
 /** The usual table: each contender's median wall time with its range, the ratio to the one named, CPU time and peak memory. */

@@ -1,18 +1,17 @@
 /**
  * How long the shell waits for the shortest commands, beside an empty Node program. "Cold" is a new process each time; the
- * files are in the page cache for all of them.
+ * files are in the page cache for all of them. Needs npm run build.
  *
  *   node build/bench/startup.js [rounds]
  */
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 
-import { interleave, median, printFindings, printRuns, roundsOr, temporaryFolder } from "./measure.js";
+import { interleave, median, printFindings, printRuns, roundsOr, smolvmCommand, temporaryFolder } from "./measure.js";
 
 const rounds = roundsOr(25);
 using folder = temporaryFolder();
 const env = { SMOLVM_HOME: folder.path, SMOLVM_IMAGE_DIR: join(folder.path, "images") };
-const smolvm = [process.execPath, fileURLToPath(new URL("../src/cli/bin.js", import.meta.url))];
+const smolvm = smolvmCommand();
 const [empty, version, list] = ["node -e 0", "smolvm --version", "smolvm image ls"] as const;
 const runs = await interleave(
   [
