@@ -1,4 +1,4 @@
-import { open } from "node:fs/promises";
+import { open, rename } from "node:fs/promises";
 
 import { ValidationError } from "../errors.js";
 import { emptyQcow2 } from "./qcow2.js";
@@ -12,18 +12,26 @@ export function diskSize(imageSize: number, diskSizeMib: number | null): number 
   if (diskSizeMib * MIB >= imageSize) return diskSizeMib * MIB;
   throw new ValidationError(
     `diskSizeMib is ${diskSizeMib}; the image's file system needs at least ${Math.ceil(imageSize / MIB)}.`,
-    { details: { field: "diskSizeMib", value: diskSizeMib } },
+    {
+      hint: `Leave diskSizeMib out, or make it ${Math.ceil(imageSize / MIB)} or more.`,
+      details: { field: "diskSizeMib", value: diskSizeMib },
+    },
   );
 }
 
-/** Makes an empty copy-on-write disk. Written here, as starting a tool for it would cost more than all of it. */
+/**
+ * Makes an empty copy-on-write disk, at its name only once it is whole. Written here, as starting a tool for it would cost more
+ * than all of it. The caller holds the machine's lock.
+ */
 export async function createOverlay(path: string, virtualSize: number): Promise<void> {
   const { pieces, fileSize } = emptyQcow2(virtualSize);
-  const file = await open(path, "wx", 0o600);
+  const temporary = `${path}.new`;
+  const file = await open(temporary, "w", 0o600); // what a killed program has left is written over
   try {
     await file.truncate(fileSize);
     for (const { offset, bytes } of pieces) await file.write(bytes, 0, bytes.length, offset);
   } finally {
     await file.close();
   }
+  await rename(temporary, path);
 }

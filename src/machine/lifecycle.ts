@@ -326,14 +326,23 @@ export class Machine {
 
   /** Follows a QEMU that this object started. */
   #watch(qemu: QemuProcess): void {
-    const rotate = (): void => void rotateConsole(this.files.console).catch(() => undefined); // tried again soon
-    this.#rotation = setInterval(rotate, ROTATE_MS).unref();
+    this.#boundConsole();
     const ended = qemu.exited.then(async (exit) => {
       if (this.#qemu !== qemu) return; // it was ended on purpose
       this.#leave();
       await this.#noteDeath(explainDeath(this.files, exit));
     });
     ended.catch(() => undefined); // nobody waits for this, and the status is set before anything can fail
+  }
+
+  /** Whoever is connected to a machine keeps its console short: a detached one's maker may be gone. */
+  #boundConsole(): void {
+    clearInterval(this.#rotation);
+    const timer = setInterval(() => {
+      if (this.#channel.lane === null) clearInterval(timer);
+      else rotateConsole(this.files.console).catch(() => undefined); // tried again soon
+    }, ROTATE_MS).unref();
+    this.#rotation = timer;
   }
 
   /** From now on the end of QEMU is no news. */
@@ -370,6 +379,7 @@ export class Machine {
     if (this.#status !== "running" || this.#channel.lane !== null) return;
     try {
       this.#channel.use(await openFreeLane(this.files, { timeoutMs: ATTACH_TIMEOUT_MS }));
+      this.#boundConsole();
     } catch (error) {
       this.#channel.failed(error as Error);
     }

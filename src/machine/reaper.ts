@@ -6,6 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { isLocked, removeLock, tryLock } from "../host/lock.js";
 import { liveness, processIdentity, type ProcessIdentity } from "../host/process.js";
 import { claimMachineLock } from "./claim.js";
+import { rotateConsole } from "./console-log.js";
 import { explainDeath, type Death } from "./death.js";
 import { hostFailure } from "./host-failure.js";
 import { dropEndedLeases } from "./lease.js";
@@ -117,8 +118,12 @@ async function removeAbandoned(folder: string, removed: string[]): Promise<Machi
 
 /** A machine that stays: if its QEMU has ended on its own, its state says so from now on. */
 async function settle(folder: string, seen: MachineState): Promise<MachineState | null> {
-  if (!hasEnded(seen)) return seen;
   const files = machineFiles(folder);
+  if (!hasEnded(seen)) {
+    // It may be a detached one that nobody is connected to. That it fails means only that the next sweep tries again.
+    if (seen.run !== null) await rotateConsole(files.console).catch(() => undefined);
+    return seen;
+  }
   const lock = await tryLock(files.lock);
   if (lock === null) return seen; // just being started or stopped by another program
   try {

@@ -227,6 +227,7 @@ test("QEMU itself has as little as the host allows", async (context) => {
   }
   assert.equal(statSync(folder).mode & 0o777, 0o700);
   assert.equal(statSync(join(folder, "run")).mode & 0o777, 0o700);
+  assert.equal(statSync(join(folder, "run")).uid, process.getuid?.(), "QEMU can't put anything there any more");
   assert.equal(statSync(join(folder, "machine.json")).mode & 0o777, 0o600);
   const command = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
   for (const wanted of ["-nodefaults", "-no-user-config", "-sandbox"]) assert.ok(command.includes(wanted), wanted);

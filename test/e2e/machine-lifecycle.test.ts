@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { copyFile, mkdir, readFile, stat, truncate, writeFile } from "node:fs/promises";
+import { appendFile, copyFile, mkdir, readFile, stat, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -105,6 +105,9 @@ test("two programs use one detached machine at once, and a third deletes it", as
 
   const vm = await SmolVM.fromId("shared-one");
   await vm.setEnvVars({ SAID_BY: "the first" });
+  const console = join(vm.info.folder, "console.log");
+  await appendFile(console, Buffer.alloc(2 * 1024 * 1024, "x"));
+  await eventually("a console whose starter has gone is cut", async () => (await stat(console)).size < 1024 * 1024);
   const [here, there] = await Promise.all([
     vm.run("for i in $(seq 300); do echo here; done; echo $SAID_BY"),
     otherProgram(`

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
 import { mkdtemp, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -38,7 +39,21 @@ test("QEMU's own tool finds nothing wrong with a new disk, whatever its size", a
     assert.ok((await stat(path)).blocks * 512 <= 64 * 1024, "it is sparse");
     context.diagnostic(`${size} bytes: ${took.toFixed(1)} ms`);
   }
-  await assert.rejects(createOverlay(join(folder, "disk-512"), 512), { code: "EEXIST" });
+});
+
+test("a disk is there whole or not at all, whatever a killed program has left of another", async () => {
+  const path = join(folder, "whole");
+  await writeFile(`${path}.new`, Buffer.alloc(1_000_000, 1));
+  const state = { made: false };
+  const making = createOverlay(path, 1024 * 1024 * 1024).then(() => (state.made = true));
+  let first: Buffer | undefined;
+  while (!state.made) {
+    if (first === undefined && existsSync(path)) first = readFileSync(path);
+    await new Promise(setImmediate);
+  }
+  await making;
+  if (first !== undefined) assert.deepEqual(first, readFileSync(path));
+  await exec("qemu-img", ["check", "-q", path]);
 });
 
 test("a disk is as large as its image, or larger, never smaller", () => {
@@ -48,7 +63,10 @@ test("a disk is as large as its image, or larger, never smaller", () => {
   assert.equal(diskSize(10 * mib, 20), 20 * mib);
   assert.throws(
     () => diskSize(10 * mib + 1, 10),
-    (error) => error instanceof ValidationError && /diskSizeMib is 10; .* at least 11/.test(error.message),
+    (error) =>
+      error instanceof ValidationError &&
+      /diskSizeMib is 10; .* at least 11/.test(error.message) &&
+      /11 or more/.test(error.hint ?? ""),
   );
 });
 

@@ -1,16 +1,19 @@
 import assert from "node:assert/strict";
-import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, rm, utimes, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, beforeEach, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { VMAlreadyExistsError } from "../../src/errors.js";
-import { processIdentity, type ProcessIdentity } from "../../src/host/process.js";
-import { sweep } from "../../src/machine/reaper.js";
-import { claimFolder, loadState, machineFolder, saveState, type MachineState } from "../../src/machine/state.js";
+import { acquireLock } from "../../src/host/lock.js";
+import { processIdentity } from "../../src/host/process.js";
+import { endWithProgram, sweep } from "../../src/machine/reaper.js";
+import { removeMachine } from "../../src/machine/remove.js";
+import { claimFolder, loadState, machineFolder, saveState } from "../../src/machine/state.js";
+import { goneIdentity, run, standIn, state, TOKEN } from "./stand-in.js";
 
 let home: string;
 before(async () => {
@@ -19,64 +22,6 @@ before(async () => {
 });
 beforeEach(() => rm(join(home, "machines"), { recursive: true, force: true }));
 after(() => rm(home, { recursive: true, force: true }));
-
-const TOKEN = "5b0d3c2e-0000-4000-8000-00000000abcd";
-
-function state(changes: Partial<MachineState> = {}): MachineState {
-  return {
-    version: 1,
-    vmId: "vm-test",
-    createdAt: new Date(0).toISOString(),
-    detached: false,
-    owner: processIdentity(),
-    status: "running",
-    reason: null,
-    image: null,
-    cacheDir: join(home, "images"),
-    kernelPath: "/k",
-    rootfsPath: "/r",
-    initrdPath: null,
-    bootArgs: null,
-    vcpuCount: null,
-    memSizeMib: 512,
-    diskMode: "isolated",
-    diskSizeMib: null,
-    extraDrives: [],
-    network: "restricted",
-    accel: "auto",
-    env: {},
-    ports: [],
-    run: null,
-    ...changes,
-  };
-}
-
-/** Stands for QEMU: a process with the run's token among its arguments. */
-async function standIn(): Promise<ChildProcess & { readonly identity: ProcessIdentity }> {
-  const child = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)", "--", "-uuid", TOKEN], {
-    stdio: "ignore",
-  });
-  await once(child, "spawn");
-  const identity = processIdentity(child.pid);
-  assert.ok(identity);
-  return Object.assign(child, { identity });
-}
-
-async function goneIdentity(): Promise<ProcessIdentity> {
-  const child = await standIn();
-  child.kill("SIGKILL");
-  await once(child, "exit");
-  return child.identity;
-}
-
-const run = (qemu: ProcessIdentity | null): MachineState["run"] => ({
-  token: TOKEN,
-  startedAt: new Date(0).toISOString(),
-  qemu,
-  accelerator: "tcg",
-  acceleratorReason: "",
-  vcpus: 1,
-});
 
 test("a machine of a living owner is left alone", async () => {
   await claimFolder(state());
@@ -193,4 +138,71 @@ test("a state that can't be read is no machine, and its folder is left for a per
   assert.deepEqual(await sweep(), []);
   assert.equal(await loadState("vm-test"), null);
   assert.ok(existsSync(files.folder));
+});
+
+test("a machine that takes the name of an abandoned one while that is being looked at is left alone", async () => {
+  const owner = await goneIdentity();
+  const files = await claimFolder(state({ owner }));
+  const lock = await acquireLock(files.lock); // another program that sweeps as well, and is first
+  const sweeping = sweep();
+  await sleep(100);
+  await rm(files.folder, { recursive: true });
+  await claimFolder(state({ createdAt: new Date(1).toISOString() }));
+  lock.release();
+  assert.deepEqual(
+    (await sweeping).map(({ createdAt }) => createdAt),
+    [new Date(1).toISOString()],
+  );
+  assert.ok(existsSync(files.folder));
+  await removeMachine(files, state(), null, 1000);
+  assert.ok(existsSync(files.folder), "nor does it go with an object that knows the old one");
+  await removeMachine(files, state({ createdAt: new Date(1).toISOString() }), null, 1000);
+  assert.deepEqual(await readdir(join(home, "machines")), []);
+});
+
+test("what can't be cleared away keeps nobody from the rest", async () => {
+  await claimFolder(state());
+  await writeFile(join(home, "machines", ".lock-odd"), "no folder, and so no lock");
+  const owner = await goneIdentity();
+  await claimFolder(state({ vmId: "left", owner }));
+  const dead = join(home, "machines", ".lock-left");
+  await mkdir(dead);
+  await writeFile(join(dead, "0000000000000000"), JSON.stringify(owner));
+  assert.deepEqual(
+    (await sweep()).map(({ vmId }) => vmId),
+    ["vm-test"],
+  );
+  assert.deepEqual((await readdir(join(home, "machines"))).sort(), [".lock-odd", "vm-test"]);
+});
+
+test("a machine whose owner can't be looked at lives as long as its heartbeat", async () => {
+  const own = processIdentity();
+  assert.ok(own);
+  const owner = { ...own, scope: { ...own.scope, namespace: "another container" } };
+  const made = ["young", "silent", "slept"].map(async (vmId) => claimFolder(state({ vmId, owner })));
+  const [, silent, slept] = await Promise.all(made);
+  assert.ok(silent && slept);
+  const eleven = new Date(Date.now() - 11 * 60 * 1000);
+  for (const files of [silent, slept]) await utimes(files.state, eleven, eleven);
+  const createdAt = state().createdAt;
+  // What the owner does for as long as it lives.
+  setTimeout(() => {
+    const owned = { folder: slept.folder, createdAt, kill: () => undefined, release: () => undefined };
+    const beating = endWithProgram(owned);
+    setTimeout(() => beating[Symbol.dispose](), 3000);
+  }, 500);
+  const kept = await sweep();
+  assert.deepEqual(kept.map(({ vmId }) => vmId).sort(), ["slept", "young"]);
+  assert.ok(!existsSync(silent.folder));
+  assert.ok(Date.now() - (await stat(slept.state)).mtimeMs < 60_000, "its heartbeat came meanwhile");
+});
+
+test("the console of a machine that nobody is connected to is cut by whoever sweeps", async () => {
+  const qemu = await standIn();
+  const files = await claimFolder(state({ detached: true, owner: null, run: run(qemu.identity) }));
+  await writeFile(files.console, Buffer.alloc(2 * 1024 * 1024, "x"));
+  assert.equal((await sweep()).length, 1);
+  assert.equal((await stat(files.console)).size, 0);
+  qemu.kill("SIGKILL");
+  await once(qemu, "exit");
 });

@@ -9,6 +9,8 @@ import { connectUnix } from "../socket.js";
 import { EGRESS_SOCKETS } from "../types.js";
 
 const READY_TIMEOUT_MS = 10_000;
+const TRY_AGAIN =
+  'The host is short of memory or processes: make room and start the machine again, or use network "restricted".';
 
 /**
  * Starts the egress filter for the QEMU whose sockets are in `folder`; they must be there. Resolves when it filters.
@@ -75,12 +77,19 @@ async function startFilter(
     };
     const aborted = (): void => settle(signal?.reason);
     const timer = setTimeout(
-      () => settle(new HostError("HOST_IO", `The egress filter was not ready within ${READY_TIMEOUT_MS} ms.`)),
+      () =>
+        settle(
+          new HostError("HOST_IO", `The egress filter was not ready within ${READY_TIMEOUT_MS} ms.`, {
+            hint: TRY_AGAIN,
+          }),
+        ),
       READY_TIMEOUT_MS,
     );
     signal?.addEventListener("abort", aborted, { once: true });
     child.once("error", settle);
-    child.once("exit", () => settle(new HostError("HOST_IO", "The egress filter ended before it was ready.")));
+    child.once("exit", () =>
+      settle(new HostError("HOST_IO", "The egress filter ended before it was ready.", { hint: TRY_AGAIN })),
+    );
     stdout.once("data", () => settle());
   });
 }

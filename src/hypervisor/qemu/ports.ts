@@ -29,7 +29,10 @@ export function forwardPort(folder: string, guestPort: number, hostPort: number)
       (port) => port.guest === guestPort && !before.some((other) => other.host === port.host),
     );
     if (added === undefined) {
-      throw new HostError("HOST_IO", `QEMU forwarded a port to ${guestPort} and doesn't say which.`);
+      throw new HostError("HOST_IO", `QEMU forwarded a port to ${guestPort} and doesn't say which.`, {
+        hint: "Name a host port yourself.",
+        details: { guestPort },
+      });
     }
     return added.host;
   });

@@ -49,7 +49,10 @@ export async function startQemu(
   const identity = processIdentity(child.pid);
   if (identity === null) {
     await exited;
-    throw new HostError("HOST_TOOL_FAILED", `'${binary}' ended at once.`, { details: { binary } });
+    throw new HostError("HOST_TOOL_FAILED", `'${binary}' ended at once.`, {
+      hint: "Look at qemu.log in the machine's folder, or ask: smolvm doctor",
+      details: { binary },
+    });
   }
   return {
     identity,
@@ -70,7 +73,13 @@ function spawned(child: ChildProcess, binary: string): Promise<void> {
   return new Promise((resolve, reject) => {
     child.once("spawn", resolve);
     child.once("error", (error) => {
-      reject(new HostError("HOST_TOOL_FAILED", `'${binary}' can't be started.`, { cause: error, details: { binary } }));
+      reject(
+        new HostError("HOST_TOOL_FAILED", `'${binary}' can't be started.`, {
+          hint: "Install it anew with: smolvm setup",
+          cause: error,
+          details: { binary },
+        }),
+      );
     });
   });
 }
