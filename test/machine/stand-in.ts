@@ -1,0 +1,67 @@
+// Machines that are only a folder and a state, and processes that stand for their QEMU.
+import assert from "node:assert/strict";
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { join } from "node:path";
+
+import { smolvmHome } from "../../src/host/home.js";
+import { processIdentity, type ProcessIdentity } from "../../src/host/process.js";
+import type { MachineState } from "../../src/machine/state.js";
+
+export const TOKEN = "5b0d3c2e-0000-4000-8000-00000000abcd";
+
+export function state(changes: Partial<MachineState> = {}): MachineState {
+  return {
+    version: 1,
+    vmId: "vm-test",
+    createdAt: new Date(0).toISOString(),
+    detached: false,
+    owner: processIdentity(),
+    status: "running",
+    reason: null,
+    image: null,
+    cacheDir: join(smolvmHome(), "images"),
+    kernelPath: "/k",
+    rootfsPath: "/r",
+    initrdPath: null,
+    bootArgs: null,
+    vcpuCount: null,
+    memSizeMib: 512,
+    diskMode: "isolated",
+    diskSizeMib: null,
+    extraDrives: [],
+    network: "restricted",
+    accel: "auto",
+    env: {},
+    ports: [],
+    run: null,
+    ...changes,
+  };
+}
+
+/** Stands for QEMU: a process with the run's token among its arguments. */
+export async function standIn(): Promise<ChildProcess & { readonly identity: ProcessIdentity }> {
+  const child = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)", "--", "-uuid", TOKEN], {
+    stdio: "ignore",
+  });
+  await once(child, "spawn");
+  const identity = processIdentity(child.pid);
+  assert.ok(identity);
+  return Object.assign(child, { identity });
+}
+
+export async function goneIdentity(): Promise<ProcessIdentity> {
+  const child = await standIn();
+  child.kill("SIGKILL");
+  await once(child, "exit");
+  return child.identity;
+}
+
+export const run = (qemu: ProcessIdentity | null): MachineState["run"] => ({
+  token: TOKEN,
+  startedAt: new Date(0).toISOString(),
+  qemu,
+  accelerator: "tcg",
+  acceleratorReason: "",
+  vcpus: 1,
+});
