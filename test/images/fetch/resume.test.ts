@@ -44,7 +44,7 @@ for (const transport of TRANSPORTS) {
 
     test("aborted at any byte, the next call goes on where this one stopped", async (t) => {
       let aborts = 0;
-      const property = fc.asyncProperty(fc.nat(SIZE), async (at) => {
+      const property = fc.asyncProperty(fc.nat(SIZE - 1), async (at) => {
         using folder = new Folder();
         const stop = new AbortController();
         const handler: Handler = async (request, reply) => {

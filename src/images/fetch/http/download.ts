@@ -51,18 +51,21 @@ export class Download {
 
   #launch(lane: Promise<void>): void {
     const settled: Promise<void> = lane
-      .catch((error: unknown) => {
-        const ofNetwork = error instanceof FetchFailure && (error.transient || this.#ramp !== null);
-        if (!ofNetwork) this.#fatal ??= { error };
-        // What is refused to one connection may be granted to the next attempt, whose opening then judges for good.
-        else
-          this.#failure = error.transient ? error : new FetchFailure(error.message, { transient: true, cause: error });
-      })
+      .catch((error: unknown) => this.#lost(error))
       .finally(() => {
         this.#lanes.delete(settled);
-        if (this.#failure !== null) this.#ramp?.lost(this.#lanes.size, performance.now());
       });
     this.#lanes.add(settled);
+  }
+
+  #lost(error: unknown): void {
+    if (!(error instanceof FetchFailure) || (!error.transient && this.#ramp === null)) {
+      this.#fatal ??= { error };
+      return;
+    }
+    // What is refused to one connection may be granted to the next attempt, whose opening then judges for good.
+    this.#failure = error.transient ? error : new FetchFailure(error.message, { transient: true, cause: error });
+    this.#ramp?.lost(this.#lanes.size - 1, performance.now());
   }
 
   /** The first connection: asks for everything that lacks, or as much of it as one range can name. */
