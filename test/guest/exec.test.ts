@@ -308,3 +308,13 @@ test("closing the connection kills what still runs on it, and nothing of another
   kept.stdin?.end("kept\n");
   assert.equal((await collect(kept.stdout)).toString(), "kept\n");
 });
+
+test("an agent that is not a machine's first process grows nobody's file system", async () => {
+  await using agent = startAgent();
+  const guest = await agent.connect();
+  await assert.rejects(guest.growRoot(), (error: unknown) => {
+    assert.ok(error instanceof CommandExecutionUnavailableError);
+    assert.equal(error.details["errno"], "EPERM");
+    return true;
+  });
+});

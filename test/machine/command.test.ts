@@ -50,3 +50,23 @@ test("a command whose end the guest never confirms holds nothing once it is give
   assert.ok(!forged.destroyed);
   guest.close();
 });
+
+test("a file whose reading was given up is not kept for the guest to end it", async () => {
+  const forged = new ForgedGuest();
+  const guest = await connectGuest(forged);
+  const abort = new AbortController();
+  const reading = guest.files.readFile("/x", { signal: abort.signal });
+  const sent = ((): WeakRef<ArrayBufferLike> => {
+    const bytes = frame(FrameType.data, 1, 1, Buffer.alloc(200_000));
+    forged.push(bytes);
+    return new WeakRef(bytes.buffer);
+  })();
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  abort.abort(new Error("given up"));
+  await assert.rejects(reading, /given up/);
+  assert.deepEqual(getEventListeners(abort.signal, "abort"), []);
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  collectGarbage();
+  assert.equal(sent.deref(), undefined, "its content is still in memory");
+  guest.close();
+});
