@@ -8,12 +8,12 @@
 import { execFileSync, spawn, type ChildProcess } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { Nginx } from "./nginx.js";
-import { benchFolder, compete, print, type Contestant } from "./table.js";
+import { benchFolder, compete, onInterrupt, print, type Contestant } from "./table.js";
 
 const MIB = 1024 * 1024;
 const rounds = Number(process.argv[2] ?? 5);
@@ -30,6 +30,7 @@ class Line {
 
   static async start(program: string, parameters: readonly string[]): Promise<Line> {
     const child = spawn("ip", ["netns", "exec", LINE, program, "line0", "line1", ...parameters], { stdio: "inherit" });
+    onInterrupt(() => child.kill("SIGKILL"));
     await once(child, "spawn");
     return new Line(child);
   }
@@ -41,12 +42,12 @@ class Line {
   }
 }
 
-const folder = mkdtempSync(join(benchFolder(), "smolvm-bench-"));
+const folder = benchFolder();
 try {
   const program = join(folder, "link");
   execFileSync("cc", ["-O2", "-o", program, fileURLToPath(new URL("../../../bench/transfer/link.c", import.meta.url))]);
   mkdirSync(join(folder, "www"));
-  await using _namespaces = makeNamespaces(program);
+  using _namespaces = makeNamespaces(program);
   for (const [control, size] of [
     ["cubic", 64 * MIB],
     ["bbr", 256 * MIB],
@@ -88,8 +89,8 @@ function within(namespace: string, ...command: string[]): void {
 }
 
 /** A server's, a line's and a client's network, joined by two cables. */
-function makeNamespaces(program: string): AsyncDisposable {
-  const dispose = (): Promise<void> => {
+function makeNamespaces(program: string): Disposable {
+  const remove = (): void => {
     for (const name of [SERVER, LINE, CLIENT]) {
       try {
         execFileSync("ip", ["netns", "del", name], { stdio: "ignore" });
@@ -97,8 +98,8 @@ function makeNamespaces(program: string): AsyncDisposable {
         // it was never made
       }
     }
-    return Promise.resolve();
   };
+  onInterrupt(remove);
   try {
     for (const name of [SERVER, LINE, CLIENT]) execFileSync("ip", ["netns", "add", name]);
     for (const [name, end, address] of [
@@ -113,8 +114,8 @@ function makeNamespaces(program: string): AsyncDisposable {
       within(LINE, program, "plain", end);
     }
   } catch (error) {
-    void dispose();
+    remove();
     throw error;
   }
-  return { [Symbol.asyncDispose]: dispose };
+  return { [Symbol.dispose]: remove };
 }

@@ -7,7 +7,7 @@
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { createHash } from "node:crypto";
-import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -20,7 +20,7 @@ const rounds = Number(process.argv[2] ?? 5);
 const size = Number(process.argv[3] ?? 1024) * MIB;
 const OURS = "smolvm, verified and fsynced";
 
-const folder = mkdtempSync(join(benchFolder(), "smolvm-bench-"));
+const folder = benchFolder();
 try {
   mkdirSync(join(folder, "www"));
   const digest = randomFile(join(folder, "www", "image"));

@@ -5,17 +5,7 @@
  *   node build/bench/transfer/sparse.js [rounds]
  */
 import { createHash, randomBytes, randomInt } from "node:crypto";
-import {
-  closeSync,
-  ftruncateSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readSync,
-  rmSync,
-  statSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, ftruncateSync, mkdirSync, openSync, readSync, rmSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -27,7 +17,7 @@ const rounds = Number(process.argv[2] ?? 5);
 const SIZE = 2048 * MIB;
 const OURS = "smolvm, with holes, verified and fsynced";
 
-const folder = mkdtempSync(join(benchFolder(), "smolvm-bench-"));
+const folder = benchFolder();
 try {
   mkdirSync(join(folder, "www"));
   const image = join(folder, "www", "image");

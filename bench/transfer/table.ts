@@ -1,6 +1,6 @@
-import { spawn } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, ftruncateSync, openSync, rmSync, writeSync } from "node:fs";
+import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -42,6 +42,20 @@ export async function compete(contestants: readonly Contestant[], rounds: number
   return rows;
 }
 
+/** The contestant that runs now, a process group of its own, ends with the benchmark. */
+function onRun(child: ChildProcess): void {
+  running = child;
+  child.once("exit", () => (running = null));
+  if (!watched)
+    onInterrupt(() => {
+      if (running?.pid !== undefined) process.kill(-running.pid, "SIGKILL");
+    });
+  watched = true;
+}
+
+let running: ChildProcess | null = null;
+let watched = false;
+
 /** Waits, ten seconds at most (`SMOLVM_BENCH_WAIT` says otherwise), until nothing else keeps the machine busy. */
 async function quiet(): Promise<void> {
   for (let waited = 0; waited < 2 * Number(process.env["SMOLVM_BENCH_WAIT"] ?? 10); waited++) {
@@ -61,7 +75,11 @@ function cpuTimes(): [all: number, idle: number] {
 
 async function measure(command: readonly string[]): Promise<{ seconds: number; memory: number }> {
   const began = performance.now();
-  const child = spawn("/usr/bin/time", ["-f", "%M", ...command], { stdio: ["ignore", "ignore", "pipe"] });
+  const child = spawn("/usr/bin/time", ["-f", "%M", ...command], {
+    stdio: ["ignore", "ignore", "pipe"],
+    detached: true,
+  });
+  onRun(child);
   let said = "";
   child.stderr.on("data", (text: Buffer) => (said += text.toString()));
   const [status] = (await once(child, "close")) as [number | null];
@@ -108,7 +126,27 @@ export function touchMemory(bytes: number): void {
   }
 }
 
+const cleanups: (() => void)[] = [];
+
+/** What is to be undone if a benchmark is interrupted; latest first. */
+export function onInterrupt(cleanup: () => void): void {
+  if (cleanups.length === 0) {
+    for (const [signal, status] of [
+      ["SIGINT", 130],
+      ["SIGTERM", 143],
+    ] as const) {
+      process.once(signal, () => {
+        for (const undo of cleanups.reverse()) undo();
+        process.exit(status);
+      });
+    }
+  }
+  cleanups.push(cleanup);
+}
+
 /** A place for the files of a run. `SMOLVM_BENCH_DIR` puts it on another disk. */
 export function benchFolder(): string {
-  return process.env["SMOLVM_BENCH_DIR"] ?? tmpdir();
+  const folder = mkdtempSync(join(process.env["SMOLVM_BENCH_DIR"] ?? tmpdir(), "smolvm-bench-"));
+  onInterrupt(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
 }
