@@ -104,7 +104,6 @@ test("the end of a machine is noted when no other program changes it", async (t)
 test("a start ends the QEMU that an earlier one left unrecorded, and says what file is missing", async (t) => {
   const qemu = await standIn();
   t.after(() => qemu.kill("SIGKILL"));
-  const ended = once(qemu, "exit");
   const kernelPath = join(home, "gone");
   await claimFolder(state({ detached: true, owner: processIdentity(), status: "error", run: run(null), kernelPath }));
   const vm = await SmolVM.fromId("vm-test");
@@ -114,7 +113,7 @@ test("a start ends the QEMU that an earlier one left unrecorded, and says what f
     assert.equal((error.cause as NodeJS.ErrnoException).code, "ENOENT");
     return true;
   });
-  await ended;
+  await eventually("the QEMU has ended", () => qemu.signalCode === "SIGKILL");
   await vm.delete();
 });
 
