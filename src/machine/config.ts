@@ -40,7 +40,7 @@ export interface VMConfigFields {
   readonly memSizeMib?: number | undefined;
   /** "isolated" (default): writes go to a private copy-on-write disk. "shared": they go to `rootfsPath` itself. */
   readonly diskMode?: DiskMode | undefined;
-  /** At least the size of the root file system, which grows into it where the guest has resize2fs. Default: its size. */
+  /** At least the size of the root file system, which then fills the disk: ext4 always, xfs and btrfs where the guest has their tool. Default: its size. */
   readonly diskSizeMib?: number | null | undefined;
   readonly extraDrives?: readonly (string | ExtraDrive)[] | undefined;
   /** Environment of every command in the machine. */
