@@ -9,7 +9,6 @@ import { claimMachineLock } from "./claim.js";
 import { rotateConsole } from "./console-log.js";
 import { within } from "./deadline.js";
 import { explainDeath, type Death } from "./death.js";
-import { hostFailure } from "./host-failure.js";
 import { openFreeLane } from "./lanes.js";
 import { dropEndedLeases } from "./lease.js";
 import { claimMachine } from "./make.js";
@@ -26,6 +25,7 @@ import {
   type VMStatus,
 } from "./state.js";
 import { stopRunning } from "./stop.js";
+import { Turns } from "./turns.js";
 
 /** How long another program's start or stop of the same machine is waited for. */
 const CLAIM_TIMEOUT_MS = 90_000;
@@ -56,9 +56,7 @@ export class Machine {
   #rotation: NodeJS.Timeout | undefined;
   /** Held while it boots, and given back when this program ends meanwhile. */
   #lock: Lock | null = null;
-  /** What stop() and delete() need not wait for. */
-  readonly #interruptible = new Set<AbortController>();
-  #turn: Promise<unknown> = Promise.resolve();
+  readonly #turns: Turns;
 
   /** A machine that is to be made, or one that is there already. */
   constructor(origin: { readonly wish: Wish } | { readonly state: MachineState }) {
@@ -67,6 +65,7 @@ export class Machine {
     this.#state = isNew ? null : origin.state;
     this.vmId = isNew ? origin.wish.vmId : origin.state.vmId;
     this.files = machineFiles(machineFolder(this.vmId));
+    this.#turns = new Turns(`Work on the machine '${this.vmId}'`);
     if (!isNew) this.#adopt(origin.state);
   }
 
@@ -93,7 +92,7 @@ export class Machine {
   }
 
   start({ timeoutMs, signal }: BootLimits): Promise<void> {
-    return this.#inInterruptibleTurn(async (interrupted) => {
+    return this.#turns.interruptible(async (interrupted) => {
       signal?.throwIfAborted();
       if (this.#deleted) throw new VMStateError(`The machine '${this.vmId}' was deleted.`);
       if (this.#status === "running") throw new VMStateError(`The machine '${this.vmId}' runs already.`);
@@ -115,7 +114,7 @@ export class Machine {
 
   stop(): Promise<void> {
     this.#interrupt("stopped");
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       if (this.#state === null) return;
       const lock = await claimMachineLock(this.files.lock, CLAIM_TIMEOUT_MS);
       try {
@@ -144,7 +143,7 @@ export class Machine {
       this.#state?.diskMode === "shared" || this.#state?.extraDrives.some((drive) => !drive.readOnly) === true;
     // What is written to files that stay must arrive there; a private disk goes away anyway.
     if (writesThrough) await this.stop();
-    await this.#inTurn(async () => {
+    await this.#turns.take(async () => {
       await this.#remove();
       this.#deleted = true;
       this.#status = "stopped";
@@ -153,7 +152,7 @@ export class Machine {
 
   /** Reads what other programs have made of it. */
   refresh(): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#turns.take(async () => {
       if (this.#state === null) return;
       await sweep();
       const state = await loadState(this.vmId);
@@ -181,14 +180,14 @@ export class Machine {
 
   /** Opens a lane to a machine that another object started. That it fails matters only when a command is to be run. */
   attach(): Promise<void> {
-    return this.#inTurn(() => this.#attach());
+    return this.#turns.take(() => this.#attach());
   }
 
   /** Changes what is known of a running machine while no other program does. The signal says that it is being stopped. */
   change<T>(
     act: (state: MachineState, signal: AbortSignal) => Promise<{ readonly state: MachineState; readonly value: T }>,
   ): Promise<T> {
-    return this.#inInterruptibleTurn(async (interrupted) => {
+    return this.#turns.interruptible(async (interrupted) => {
       if (this.#status !== "running") throw this.notRunning();
       const lock = await claimMachineLock(this.files.lock, CLAIM_TIMEOUT_MS, interrupted);
       try {
@@ -247,32 +246,9 @@ export class Machine {
     });
   }
 
-  #inTurn<T>(act: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(act).catch((error: unknown) => {
-      throw hostFailure(error, `Work on the machine '${this.vmId}'`);
-    });
-    this.#turn = result.catch(() => undefined); // the caller has it; the next turn begins either way
-    return result;
-  }
-
-  /** A turn that stop() and delete() end. */
-  async #inInterruptibleTurn<T>(act: (interrupted: AbortSignal) => Promise<T>): Promise<T> {
-    const controller = new AbortController();
-    this.#interruptible.add(controller);
-    try {
-      return await this.#inTurn(() => {
-        controller.signal.throwIfAborted();
-        return act(controller.signal);
-      });
-    } finally {
-      this.#interruptible.delete(controller);
-    }
-  }
-
   #interrupt(how: "stopped" | "deleted"): void {
     const doing = this.#status === "running" ? "was being changed" : "started";
-    const reason = new VMStateError(`The machine '${this.vmId}' was ${how} while it ${doing}.`);
-    for (const controller of this.#interruptible) controller.abort(reason);
+    this.#turns.interrupt(new VMStateError(`The machine '${this.vmId}' was ${how} while it ${doing}.`));
   }
 
   async #make(signal: AbortSignal): Promise<void> {
