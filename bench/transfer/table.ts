@@ -146,7 +146,7 @@ export function onInterrupt(cleanup: () => void): void {
 
 /** A place for the files of a run. `SMOLVM_BENCH_DIR` puts it on another disk. */
 export function benchFolder(): string {
-  const folder = mkdtempSync(join(process.env["SMOLVM_BENCH_DIR"] ?? tmpdir(), "smolvm-bench-"));
+  const folder = mkdtempSync(join(process.env["SMOLVM_BENCH_DIR"] ?? tmpdir(), "smolvm-bench-transfer-"));
   onInterrupt(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }

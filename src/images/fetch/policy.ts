@@ -54,7 +54,7 @@ export const DEFAULT_POLICY: TransferPolicy = {
   workerFromBytes: 64 * MIB,
   maxLanes: 8,
   laneWorthMs: 1_000,
-  laneMaxRate: 200_000_000,
+  laneMaxRate: 100_000_000,
   laneTrialMs: 100,
   maxLoad: 0.7,
   transport: "fast",

@@ -147,6 +147,7 @@ export class Unpacker implements Follower<Unpacked> {
       const bytes = Buffer.allocUnsafe(wanted);
       const { bytesRead } = await readSource(this.#source, bytes, 0, wanted, this.#position);
       if (bytesRead === 0) break; // the file was started anew: this unpacker is about to be stopped
+      if (over()) break; // it came to its end during the read: nobody would wake the wait below any more
       this.#position += bytesRead;
       if (!input.write(bytes.subarray(0, bytesRead))) {
         await new Promise<void>((resolve) => {
