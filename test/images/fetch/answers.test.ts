@@ -115,9 +115,9 @@ for (const transport of TRANSPORTS) {
     test("Retry-After is honoured in seconds and as a date, up to a limit", async () => {
       const values = [() => "1", () => new Date(Date.now() + 2_100).toUTCString()];
       for (const valueNow of values) {
-        const value = valueNow();
         const began = performance.now();
-        const { result } = await run(once((_request, reply) => reply.status(503, { "Retry-After": value })));
+        // The date is that of the answer: on a busy machine the question may come late.
+        const { result } = await run(once((_request, reply) => reply.status(503, { "Retry-After": valueNow() })));
         assert.notEqual(result, null);
         assert.ok(performance.now() - began >= 900, `waited for ${performance.now() - began} ms`);
       }
