@@ -16,11 +16,20 @@ export interface MachineHome {
   readonly machines: () => Promise<string[]>;
 }
 
-/** A home of its own for machines, which must be empty when the test has ended. */
+/** A home of its own for machines. Those that the test leaves are removed with it. */
 export async function machineHome(context: TestContext): Promise<MachineHome> {
+  let removeMachines = (): Promise<void> => Promise.resolve();
+  // Asked for before the folder is: the hooks run in this order, and a machine without its folder can't be found any more.
+  context.after(() => removeMachines());
   const folder = await temporaryFolder(context);
   const env = { SMOLVM_HOME: folder, SMOLVM_IMAGE_DIR: IMAGES };
-  const machines = (): Promise<string[]> => readdir(join(folder, "machines")).catch(() => []);
+  // A lock that a command left as it ended has a name with a dot; the next command that looks clears it away.
+  const machines = async (): Promise<string[]> =>
+    (await readdir(join(folder, "machines")).catch(() => [])).filter((name) => !name.startsWith("."));
+  removeMachines = async () => {
+    const left = await machines();
+    if (left.length > 0) await smolvm(["rm", "--force", ...left], { env });
+  };
   const made = await smolvm(["image", "pull", "default"], { env });
   assert.equal(made.status, 0, made.stderr);
   return { env, folder, machines };

@@ -9,7 +9,6 @@ import { envelopeOf, firstOutput, onTerminal, smolvm, startSmolvm } from "../cli
 
 test("a machine that was created lives through exec, stop, start and cp, until rm", async (context) => {
   const { env, folder, machines } = await machineHome(context);
-  context.after(() => smolvm(["rm", "--force", "box"], { env }));
   const run = async (...args: string[]): Promise<string> => {
     const { status, stdout, stderr } = await smolvm(args, { env });
     assert.equal(status, 0, `${args.join(" ")}: ${stderr}`);
@@ -49,7 +48,6 @@ test("a machine that was created lives through exec, stop, start and cp, until r
 
 test("ports are forwarded, listed and taken back", async (context) => {
   const { env } = await machineHome(context);
-  context.after(() => smolvm(["rm", "--force", "web"], { env }));
   assert.equal((await smolvm(["create", "--name", "web"], { env })).status, 0);
   await smolvm(["exec", "web", "--", "echo page > /index.html; httpd -p 80 -h /"], { env });
   const opened = envelopeOf(await smolvm(["port", "web", "80", "--json"], { env })).data as { hostPort: number }[];
@@ -63,7 +61,6 @@ test("ports are forwarded, listed and taken back", async (context) => {
 
 test("Ctrl-C ends what exec runs and leaves the machine", async (context) => {
   const { env } = await machineHome(context);
-  context.after(() => smolvm(["rm", "--force", "box"], { env }));
   await smolvm(["create", "--name", "box"], { env });
   const child = startSmolvm(["exec", "box", "--", "echo ready; exec sleep 4242"], { env });
   await firstOutput(child);
@@ -76,7 +73,6 @@ test("Ctrl-C ends what exec runs and leaves the machine", async (context) => {
 
 test("shell opens a login shell on a terminal, and reads commands from a pipe without one", async (context) => {
   const { env } = await machineHome(context);
-  context.after(() => smolvm(["rm", "--force", "box"], { env }));
   await smolvm(["create", "--name", "box"], { env });
   const played = await onTerminal(
     ["shell", "box"],
@@ -93,7 +89,6 @@ test("shell opens a login shell on a terminal, and reads commands from a pipe wi
 
 test("logs -f goes on until the machine stops", async (context) => {
   const { env } = await machineHome(context);
-  context.after(() => smolvm(["rm", "--force", "box"], { env }));
   await smolvm(["create", "--name", "box"], { env });
   const child = startSmolvm(["logs", "-f", "box"], { env });
   let stdout = "";
