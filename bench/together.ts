@@ -21,7 +21,7 @@ const PROCESSES = 16;
 const rounds = roundsOr(5);
 const size = Number(process.argv[3] ?? 256) * MIB;
 /** In small pieces, so that little of what the server has sent is still on its way when a process is killed. */
-const SLOW = { size: 48 * MIB, rate: 4 * MIB };
+const SLOW = { size: 24 * MIB, rate: 2 * MIB };
 
 interface Served {
   readonly kernel: Buffer;
@@ -125,7 +125,7 @@ printFindings(`${PROCESSES} processes ask for one image of ${total / MIB} MiB at
   { what: "requests, worst round", measured: Math.max(...plain.map(({ requests }) => requests)), unit: "" },
   { what: "until the last one has it", measured: median(plain.map(({ slowest }) => slowest)), unit: " ms" },
   {
-    what: "sent twice when the downloading one is killed half-way (49 MiB), worst round",
+    what: "sent twice when the downloading one is killed half-way (25 MiB), worst round",
     measured: (sent(killed) - totalOf(slow)) / MIB,
     unit: " MiB",
     most: 1,
