@@ -152,10 +152,19 @@ export function smolvmCommand(): readonly string[] {
   return [process.execPath, program];
 }
 
-/** A folder that is gone at the end of the block. `SMOLVM_BENCH_DIR` puts it on another disk. */
+/** A folder that is gone at the end of the block, and when the program is interrupted before. `SMOLVM_BENCH_DIR` puts it on another disk. */
 export function temporaryFolder(): Disposable & { readonly path: string } {
   const path = mkdtempSync(join(process.env["SMOLVM_BENCH_DIR"] ?? tmpdir(), "smolvm-bench-"));
-  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
+  const remove = (): void => rmSync(path, { recursive: true, force: true });
+  process.once("exit", remove);
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => process.exit(1));
+  return {
+    path,
+    [Symbol.dispose]() {
+      process.off("exit", remove);
+      remove();
+    },
+  };
 }
 
 export function median(values: readonly number[]): number {
