@@ -16,7 +16,8 @@ export interface ErrorOptions {
  */
 export class SmolVMError extends Error {
   readonly code: string;
-  readonly hint?: string;
+  // Declared only: an error without a hint has no such property, not one that is undefined.
+  declare readonly hint?: string;
   readonly details: ErrorDetails;
 
   constructor(code: string, message: string, options: ErrorOptions = {}) {
