@@ -30,7 +30,7 @@ try {
       { name: "output", run: () => rate(OUTPUT, () => printZeros(vm)) },
       { name: "writeFile", run: () => upload(vm, "/tmp/ram/a", (to) => vm.files.writeFile(to, bytes)) },
       { name: "upload", run: () => upload(vm, "/tmp/ram/b", (to) => vm.files.upload(file, to)) },
-      { name: "disk", run: () => upload(vm, "/root/c", (to) => vm.files.writeFile(to, bytes)) },
+      { name: "disk", run: () => upload(vm, "/var/c", (to) => vm.files.writeFile(to, bytes)) },
       { name: "download", run: () => download(vm) },
     ],
     rounds,

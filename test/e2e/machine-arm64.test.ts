@@ -18,10 +18,10 @@ test("an arm64 guest boots, stops and starts again with its disk", async (contex
   const vm = await create({});
   context.diagnostic(`start: ${Math.round(performance.now() - started)} ms`);
   assert.equal((await vm.run("uname -m")).output, "aarch64");
-  await vm.run("echo kept > /root/file");
+  await vm.run("echo kept > /var/file");
   await vm.stop();
   await vm.start();
-  assert.equal((await vm.run("cat /root/file")).output, "kept");
+  assert.equal((await vm.run("cat /var/file")).output, "kept");
   await vm.delete();
 });
 

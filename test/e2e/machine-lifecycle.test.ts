@@ -63,7 +63,7 @@ test("a machine keeps its disk from stop to start, and delete removes all of it"
   await assert.rejects(vm.start(), VMStateError);
   await assert.rejects(new SmolVM(config).start(), VMAlreadyExistsError);
   assert.equal((await vm.run("echo still here")).ok, true);
-  await vm.run("echo kept > /root/file; sync");
+  await vm.run("echo kept > /var/file; sync");
   await vm.setEnvVars({ LASTING: "yes" });
 
   const stopping = performance.now();
@@ -76,7 +76,7 @@ test("a machine keeps its disk from stop to start, and delete removes all of it"
   assert.deepEqual(processesIn(home.folder), []);
 
   await vm.start();
-  assert.equal((await vm.run("cat /root/file; echo $LASTING")).stdout, "kept\nyes\n");
+  assert.equal((await vm.run("cat /var/file; echo $LASTING")).stdout, "kept\nyes\n");
   await vm.delete();
   await vm.delete();
   assert.deepEqual(await leftOvers(home.folder), []);
@@ -143,11 +143,11 @@ test("shared mode writes through to the file, and extra drives keep what is writ
       diskMode: "shared",
       extraDrives: [drive],
     });
-    await vm.run("echo through > /root/through; printf written | dd of=/dev/vdb conv=notrunc 2>/dev/null; sync");
+    await vm.run("echo through > /var/through; printf written | dd of=/dev/vdb conv=notrunc 2>/dev/null; sync");
   }
   assert.equal((await readFile(drive)).toString("utf8", 0, 7), "written");
   await using again = await SmolVM.create({ kernelPath: image.kernelPath, rootfsPath: rootfs });
-  assert.equal((await again.run("cat /root/through")).output, "through");
+  assert.equal((await again.run("cat /var/through")).output, "through");
 });
 
 test("what can't be started is refused by name, and nothing is left", async () => {
