@@ -12,6 +12,7 @@ import { agentPath, connectGuest, type GuestConnection } from "../../src/guest/i
 import { packageRoot } from "../../src/host/package.js";
 import { requireTool } from "../../src/host/tools.js";
 import type { LocalImage } from "../../src/images/index.js";
+import { BARE_QEMU } from "./bare-guest.js";
 
 export type Arch = "x86_64" | "arm64";
 
@@ -107,19 +108,7 @@ function commandLine(arch: Arch, image: LocalImage, folder: string, options: Age
   const lanes = options.lanes === false ? [] : [...serial, "-chardev", second, ...ports];
   const disk = `if=none,id=d,file=${options.disk ?? image.rootfsPath},format=raw,cache=unsafe,snapshot=on`;
   return [
-    ...[
-      "-accel",
-      "tcg",
-      "-m",
-      "256",
-      "-nodefaults",
-      "-no-user-config",
-      "-display",
-      "none",
-      "-no-reboot",
-      "-serial",
-      "stdio",
-    ],
+    ...BARE_QEMU,
     ...args,
     ...["-kernel", image.kernelPath, "-initrd", join(folder, "initrd")],
     ...["-append", `console=${console} quiet reboot=t panic=-1 cryptomgr.notests ${root}`],

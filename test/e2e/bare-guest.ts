@@ -6,6 +6,12 @@ import { type CpioEntry, writeCpio } from "../../src/build/index.js";
 import { requireTool } from "../../src/host/tools.js";
 import type { LocalImage } from "../../src/images/index.js";
 
+/** QEMU with nothing but a console on its standard output, under emulation. */
+export const BARE_QEMU: readonly string[] = [
+  ...["-accel", "tcg", "-m", "256", "-serial", "stdio"],
+  ...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
+];
+
 export type Arch = "x86_64" | "arm64";
 
 export interface BareGuest {
@@ -50,24 +56,7 @@ export async function bootBare(guest: BareGuest): Promise<string> {
   ]);
   const child = spawn(
     requireTool(program),
-    [
-      ...[
-        "-accel",
-        "tcg",
-        "-m",
-        "256",
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-        "-serial",
-        "stdio",
-      ],
-      ...args,
-      ...["-kernel", guest.image.kernelPath, "-initrd", initrd, "-append", kernel],
-      ...drives,
-    ],
+    [...BARE_QEMU, ...args, ...["-kernel", guest.image.kernelPath, "-initrd", initrd, "-append", kernel], ...drives],
     { stdio: ["ignore", "pipe", "pipe"] },
   );
   let output = "";
