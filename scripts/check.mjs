@@ -9,21 +9,21 @@ installPackages();
 installCompilers();
 run(process.execPath, [join(root, "scripts", "build.mjs"), "--clean"]);
 
+const bin = (name, ...args) => [process.execPath, join(root, "node_modules", ".bin", name), ...args];
 const CHECKS = [
-  ["format", "prettier", ["--check", "--log-level=warn", "."]],
-  ["types", "tsc", ["-p", "tsconfig.json", "--noEmit"]],
-  ["lint", "eslint", ["--max-warnings=0", "."]],
-  ["unused code and dependencies", "knip", []],
-  ["package", "publint", ["--strict"]],
-  ["package types", "attw", ["--pack", ".", "--profile", "esm-only", "--quiet"]],
+  // node_modules may be older than the lock file's last change: npm itself says whether a fresh clone could install it.
+  ["lock file", ["npm", "ci", "--dry-run", "--no-audit", "--no-fund", "--loglevel=error"]],
+  ["format", bin("prettier", "--check", "--log-level=warn", ".")],
+  ["types", bin("tsc", "-p", "tsconfig.json", "--noEmit")],
+  ["lint", bin("eslint", "--max-warnings=0", ".")],
+  ["unused code and dependencies", bin("knip")],
+  ["package", bin("publint", "--strict")],
+  ["package types", bin("attw", "--pack", ".", "--profile", "esm-only", "--quiet")],
 ];
 
-const failed = CHECKS.filter(([label, program, args]) => {
+const failed = CHECKS.filter(([label, [program, ...args]]) => {
   const started = Date.now();
-  const { status } = spawnSync(process.execPath, [join(root, "node_modules", ".bin", program), ...args], {
-    cwd: root,
-    stdio: "inherit",
-  });
+  const { status } = spawnSync(program, args, { cwd: root, stdio: "inherit" });
   console.log(`${status === 0 ? "ok    " : "FAILED"} ${label} (${((Date.now() - started) / 1000).toFixed(1)} s)`);
   return status !== 0;
 });
