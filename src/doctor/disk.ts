@@ -1,6 +1,7 @@
-import { link, mkdir, mkdtemp, open, rm, statfs } from "node:fs/promises";
+import { link, mkdtemp, open, rm, statfs } from "node:fs/promises";
 import { join } from "node:path";
 
+import { makeFolder } from "../host/folder.js";
 import { imageDir, machinesDir } from "../host/home.js";
 import type { Check, Finding } from "./check.js";
 
@@ -35,7 +36,7 @@ async function tryFolder(folder: string, variable: string): Promise<Finding> {
 }
 
 async function writeThere(folder: string): Promise<void> {
-  await mkdir(folder, { recursive: true, mode: 0o700 });
+  makeFolder(folder, { mode: 0o700 });
   const trial = await mkdtemp(join(folder, ".doctor-"));
   try {
     const file = await open(join(trial, "file"), "wx");

@@ -1,5 +1,5 @@
-import { existsSync, mkdirSync } from "node:fs";
-import { dirname } from "node:path";
+import { mkdirSync, statSync } from "node:fs";
+import { dirname, resolve } from "node:path";
 
 import { isErrno } from "./errno.js";
 
@@ -10,20 +10,19 @@ export function unique(): string {
   return randomBytes(8).toString("hex");
 }
 
-/** Makes a folder and those above it, unless they are there. */
-export function makeFolder(folder: string): void {
-  try {
-    mkdirSync(folder, { recursive: true });
-  } catch (error) {
-    if (!isErrno(error, "ENOENT")) throw error;
-    // Node says so also of a read-only file system. Making the topmost one that is missing tells the true reason.
-    let missing = folder;
-    while (!existsSync(dirname(missing))) missing = dirname(missing);
+/**
+ * Makes a folder and those above it, unless they are there. One by one: where the system refuses a folder with ENOENT, as in
+ * /proc, Node 20's own `recursive` tries for ever, and for a read-only file system it gives the wrong reason.
+ */
+export function makeFolder(folder: string, options: { readonly mode?: number } = {}): void {
+  const missing: string[] = [];
+  for (let at = resolve(folder); statSync(at, { throwIfNoEntry: false }) === undefined; at = dirname(at))
+    missing.push(at);
+  for (const path of missing.reverse()) {
     try {
-      mkdirSync(missing);
-    } catch (reason) {
-      if (!isErrno(reason, "EEXIST")) throw reason; // else another process was quicker
+      mkdirSync(path, options);
+    } catch (error) {
+      if (!isErrno(error, "EEXIST")) throw error; // else another process was quicker
     }
-    mkdirSync(folder, { recursive: true });
   }
 }

@@ -1,7 +1,8 @@
-import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { release } from "node:os";
 import { join } from "node:path";
 
+import { makeFolder } from "../host/folder.js";
 import { smolvmHome } from "../host/home.js";
 
 /** What was found out about this host once and need not be tried again while the key stays the same. */
@@ -20,7 +21,7 @@ export async function rememberVerdict(name: string, key: string, value: unknown)
   const path = file();
   const temporary = `${path}.${process.pid}.${Date.now().toString(36)}`;
   try {
-    await mkdir(smolvmHome(), { recursive: true, mode: 0o700 });
+    makeFolder(smolvmHome(), { mode: 0o700 });
     const verdicts = { ...(await readVerdicts()), [name]: { key, value } };
     await writeFile(temporary, `${JSON.stringify(verdicts, null, 2)}\n`, { mode: 0o600 });
     await rename(temporary, path);

@@ -2,6 +2,7 @@ import { join } from "node:path";
 
 import { ImageError } from "../errors.js";
 import { acquireLock } from "../host/lock.js";
+import { withoutCredentials } from "./address.js";
 import type { ProgressReport } from "./progress.js";
 import {
   addressKey,
@@ -12,7 +13,7 @@ import {
   type ImageStore,
   type Installation,
 } from "./store/index.js";
-import { fitsAsset, type WantedAsset, type WantedImage } from "./wanted.js";
+import { fitsAsset, publicUrl, type WantedAsset, type WantedImage } from "./wanted.js";
 
 /** What one file of an image is looked for with. */
 export interface Hunt {
@@ -59,7 +60,7 @@ async function fromFolder(hunt: Hunt, options: HuntOptions): Promise<Obtained | 
   if (!(await installation.adopt(path, actual, stat))) return null;
   if (have !== undefined) return { asset, record: have, origin: "cache" };
   const size = Number(stat.size);
-  const adopted = { contentDigest: actual, size, url: asset.url, digest: expected?.digest ?? null };
+  const adopted = { contentDigest: actual, size, url: publicUrl(asset), digest: expected?.digest ?? null };
   return { asset, record: adopted, origin: "adopted" };
 }
 
@@ -77,7 +78,7 @@ async function fromStore(hunt: Hunt, options: HuntOptions): Promise<Obtained | n
     return null;
   }
   if (!(await installation.takeUp(contentDigest, stat))) return null;
-  return { asset, record: { contentDigest, size: Number(stat.size), url: asset.url, digest }, origin: "cache" };
+  return { asset, record: { contentDigest, size: Number(stat.size), url: publicUrl(asset), digest }, origin: "cache" };
 }
 
 /** Whether the file that another tool put into the image's folder can be used where it is, with nothing written. */
@@ -109,7 +110,7 @@ async function fromAddress(hunt: Hunt, options: HuntOptions): Promise<Obtained> 
   if (options.offline) {
     throw new ImageError("IMAGE_NOT_CACHED", `The ${asset.kind} of image '${image.name}' is not in the cache.`, {
       hint: `Get it while there is a network: smolvm image pull ${image.name}`,
-      details: { name: image.name, asset: asset.kind, url: address.url, cacheDir: store.cacheDir },
+      details: { name: image.name, asset: asset.kind, url: publicUrl(asset), cacheDir: store.cacheDir },
     });
   }
   for (;;) {
@@ -140,13 +141,14 @@ async function download(hunt: Hunt, address: Address, options: HuntOptions): Pro
   const before = remembered(hunt);
   if (before !== null && before.digest !== null && before.digest !== result.digest && !options.acceptNew) {
     await discardPartial(partial);
-    throw changed(image.name, address.url, before.digest, result.digest);
+    throw changed(image.name, withoutCredentials(address.url), before.digest, result.digest);
   }
   await installation.publish(result.path, result.contentDigest, result.extents);
   await discardPartial(partial);
   const { digest, contentDigest, size } = result;
-  store.sources.remember(address, { url: address.url, digest, contentDigest, seenAt: new Date().toISOString() });
-  return { asset, record: { contentDigest, size, url: address.url, digest }, origin: "download" };
+  const url = withoutCredentials(address.url);
+  store.sources.remember(address, { url, digest, contentDigest, seenAt: new Date().toISOString() });
+  return { asset, record: { contentDigest, size, url, digest }, origin: "download" };
 }
 
 interface Expected {

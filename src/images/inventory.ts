@@ -5,7 +5,7 @@ import { ImageError } from "../errors.js";
 import type { ProgressReport } from "./progress.js";
 import { isErrno } from "../host/errno.js";
 import { assetsOf, type AssetKind, type AssetRecord, type ImageStore } from "./store/index.js";
-import type { WantedAsset, WantedImage } from "./wanted.js";
+import { publicUrl, type WantedAsset, type WantedImage } from "./wanted.js";
 
 export { assetsOf };
 
@@ -72,12 +72,13 @@ export async function describe(store: ImageStore, wanted: WantedImage): Promise<
   const record = await store.read(name);
   const assets = wanted.assets.flatMap((asset) => describeAsset(store, name, asset, record?.assets[asset.kind]));
   const cached = assets.length === wanted.assets.length;
+  const rootfs = wanted.assets.find(({ kind }) => kind === "rootfs");
   const times = assets.map(({ verifiedAt }) => verifiedAt);
   return {
     name,
     cached,
     origin: record?.origin.kind ?? "registry",
-    source: wanted.assets.find(({ kind }) => kind === "rootfs")?.url ?? null,
+    source: rootfs === undefined ? null : publicUrl(rootfs),
     sizeBytes: cached ? assets.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) : null,
     allocatedBytes: cached ? assets.reduce((sum, { allocatedBytes }) => sum + allocatedBytes, 0) : null,
     verifiedAt: cached && !times.includes(null) ? (times.sort()[0] ?? null) : null,
@@ -110,7 +111,7 @@ function describeAsset(
       sizeBytes: stat.size,
       allocatedBytes: stat.blocks * 512,
       contentDigest: have?.contentDigest ?? null,
-      url: have?.url ?? asset.url,
+      url: have?.url ?? publicUrl(asset),
       digest: have?.digest ?? null,
       verifiedAt: have === undefined ? null : store.verifiedAt(name, kind, have.contentDigest),
     },

@@ -1,3 +1,4 @@
+import { withoutCredentials } from "./address.js";
 import type { ImageSource } from "./source.js";
 import { ASSET_KINDS, assetsOf, type AssetKind, type AssetRecord, type ImageRecord } from "./store/index.js";
 
@@ -50,5 +51,10 @@ export function fits(record: ImageRecord, wanted: WantedImage): boolean {
 export function fitsAsset(have: AssetRecord | undefined, asset: WantedAsset): have is AssetRecord {
   if (have === undefined) return false;
   if (asset.digest !== null) return have.digest === asset.digest || have.contentDigest === asset.digest;
-  return have.url === asset.url;
+  return have.url === publicUrl(asset);
+}
+
+/** The address as it is written down: an image's record is shown, exported and shared, and a password is none of its business. */
+export function publicUrl({ url }: WantedAsset): string | null {
+  return url === null ? null : withoutCredentials(url);
 }

@@ -3,6 +3,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 
 import { VMAlreadyExistsError } from "../errors.js";
+import { makeFolder } from "../host/folder.js";
 import { machinesDir } from "../host/home.js";
 import { liveness, processIdentity, type ProcessIdentity } from "../host/process.js";
 import type { Accelerator, NetworkMode } from "../hypervisor/index.js";
@@ -94,7 +95,7 @@ export function machineFolder(vmId: string): string {
  */
 export async function claimFolder(state: MachineState): Promise<MachineFiles> {
   const parent = machinesDir();
-  await mkdir(parent, { recursive: true, mode: 0o700 });
+  makeFolder(parent, { mode: 0o700 });
   const staging = join(parent, `${STAGING}${makerTag()}.${randomBytes(6).toString("hex")}`);
   await mkdir(staging, { mode: 0o700 });
   const folder = machineFolder(state.vmId);

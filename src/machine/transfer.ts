@@ -6,6 +6,7 @@ import { pipeline } from "node:stream/promises";
 
 import { GuestFileError, ValidationError } from "../errors.js";
 import type { GuestFiles, GuestStat } from "../guest/index.js";
+import { makeFolder } from "../host/folder.js";
 import { printableNote } from "../printable.js";
 import { DownloadBudget, type DownloadLimits } from "./download-limit.js";
 import { hostFailure } from "./host-failure.js";
@@ -98,7 +99,7 @@ export async function downloadTree(
   const top = await files.stat(source, { signal });
   const budget = new DownloadBudget(limits);
   await onHost(target, async () => {
-    await mkdir(dirname(target), { recursive: true });
+    makeFolder(dirname(target));
     await downloadOne(files, source, target, top, 0, budget, signal);
   });
 }

@@ -14,8 +14,8 @@ export function sha256(bytes: Buffer): string {
 }
 
 /** A folder of its own for one test, removed after it. */
-export function scratch(t: TestContext): string {
-  const folder = mkdtempSync(join(tmpdir(), "smolvm-images-"));
+export function scratch(t: TestContext, parent = tmpdir()): string {
+  const folder = mkdtempSync(join(parent, "smolvm-images-"));
   t.after(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }
@@ -51,6 +51,8 @@ export class Origin {
   readonly #starts: string[] = [];
   /** Body bytes handed to the network so far. */
   sentBytes = 0;
+  /** "name:password" that every request must come with, as RFC 7617 has it; null lets everybody in. */
+  credentials: string | null = null;
   /** Time before the answer, and between pieces of 16 KiB. */
   delayMs = 0;
   pieceDelayMs = 0;
@@ -108,6 +110,13 @@ export class Origin {
     const path = request.url ?? "";
     this.requests.push(path);
     const bytes = this.files.get(path);
+    const welcome =
+      this.credentials === null ||
+      request.headers.authorization === `Basic ${Buffer.from(this.credentials).toString("base64")}`;
+    if (!welcome) {
+      response.writeHead(401).end();
+      return;
+    }
     if (this.delayMs > 0) await new Promise((resolve) => setTimeout(resolve, this.delayMs));
     if (bytes === undefined) {
       response.writeHead(404).end();

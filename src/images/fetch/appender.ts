@@ -1,5 +1,5 @@
 import type { PartialFile } from "./partial.js";
-import { BLOCK } from "./zeros.js";
+import { BLOCK } from "../zeros.js";
 
 /** Larger writes are no quicker; smaller ones cost by the call (16 KiB pieces, as TLS gives them, nearly twice as much). */
 const WRITE_SIZE = 256 * 1024;

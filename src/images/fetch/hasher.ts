@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { readSync } from "node:fs";
 
 import type { Extent } from "./request.js";
-import { ExtentCollector } from "./zeros.js";
+import { ExtentCollector } from "../zeros.js";
 
 /** Reads of this size are as quick as any, and their buffer stays in the processor's cache. */
 const READ_SIZE = 256 * 1024;

@@ -1,14 +1,15 @@
 import { createHash } from "node:crypto";
 import { close, constants, fdatasync, fstatSync, fsync, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
-import { mkdir, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { promisify } from "node:util";
 
 import { HostError } from "../../errors.js";
+import { makeFolder } from "../../host/folder.js";
 import { Intervals, type Interval } from "./intervals.js";
 import { Journal } from "./journal.js";
 import { requireSpace } from "./space.js";
-import { dataRuns } from "./zeros.js";
+import { dataRuns } from "../zeros.js";
 
 const MIB = 1024 * 1024;
 /** How much may be written before the journal tells of it: with what is on its way, below 1 MiB is fetched twice after a crash. */
@@ -85,7 +86,7 @@ export class PartialFile {
   }
 
   static async open(path: string, digest: string | null): Promise<PartialFile> {
-    await mkdir(dirname(path), { recursive: true });
+    makeFolder(dirname(path));
     const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o644);
     try {
       if (!fstatSync(fd).isFile())

@@ -2,15 +2,9 @@ import { readdir, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 
 import { ValidationError } from "../../errors.js";
-import {
-  asError,
-  checksumMismatch,
-  displayUrl,
-  downloadFailed,
-  FetchFailure,
-  storageError,
-  type Attempt,
-} from "./failure.js";
+import { withoutCredentials } from "../address.js";
+import { storageFailure } from "../storage-failure.js";
+import { asError, checksumMismatch, downloadFailed, FetchFailure, type Attempt } from "./failure.js";
 import { Following } from "./following.js";
 import type { HashResult } from "./hasher.js";
 import { PartialFile } from "./partial.js";
@@ -59,7 +53,7 @@ export async function transferWith(request: TransferRequest, policy: TransferPol
     await file?.close(true);
     if (worthless) await discardPartial(request.partial);
     request.signal?.throwIfAborted();
-    throw storageError(error, request.partial) ?? error;
+    throw storageFailure(error, dirname(request.partial));
   }
 }
 
@@ -136,7 +130,7 @@ class Transfer {
           if (error.bomb) this.#file.reset();
           throw downloadFailed(url, error, attempts);
         }
-        attempts.push({ url: displayUrl(url), reason: error.message });
+        attempts.push({ url: withoutCredentials(url), reason: error.message });
       }
     }
     if (mismatch === null) throw new ValidationError("A transfer needs at least one address; 'urls' is empty.");

@@ -7,7 +7,7 @@ import { FetchFailure } from "./failure.js";
 import type { Follower } from "./follow.js";
 import type { Extent } from "./request.js";
 import { requireSpace } from "./space.js";
-import { dataRuns, ExtentCollector } from "./zeros.js";
+import { dataRuns, ExtentCollector } from "../zeros.js";
 
 const MIB = 1024 * 1024;
 const READ_SIZE = 256 * 1024;

@@ -1,11 +1,11 @@
 import { constants } from "node:fs";
-import { mkdir, open, rename, rm, type FileHandle } from "node:fs/promises";
+import { open, rename, rm, type FileHandle } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 
 import { HostError, ImageError } from "../../errors.js";
 import type { ProgressReport } from "../progress.js";
 import { isErrno } from "../../host/errno.js";
-import { unique } from "../../host/folder.js";
+import { makeFolder, unique } from "../../host/folder.js";
 import { syncFolder } from "./durable.js";
 import { ASSET_FILES } from "./layout.js";
 import { formatManifest, MANIFEST_FILE } from "./manifest.js";
@@ -42,7 +42,7 @@ export async function exportImage(
   }
   const staged = `${target}.${unique()}.partial`;
   try {
-    await mkdir(dirname(target), { recursive: true });
+    makeFolder(dirname(target));
     const archive = await open(staged, "wx", 0o644);
     let bytes: number;
     try {

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 
+import { withoutCredentials } from "../address.js";
 import { replaceFile } from "./durable.js";
 import type { Layout } from "./layout.js";
 import { parseJson, readSmallFile } from "./look.js";
@@ -31,7 +32,9 @@ const MAX_BYTES = 64 * 1024;
 export function addressKey({ url, digest }: Address): string {
   if (digest !== null) return digest;
   const { createHash } = process.getBuiltinModule("node:crypto"); // loading it takes a while, and lists don't need it
-  return createHash("sha256").update(`url:${url}`).digest("hex");
+  return createHash("sha256")
+    .update(`url:${withoutCredentials(url)}`)
+    .digest("hex");
 }
 
 /**

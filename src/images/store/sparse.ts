@@ -3,14 +3,12 @@ import { chmod, copyFile, type FileHandle, open, rename, rm, stat } from "node:f
 
 import { isErrno } from "../../host/errno.js";
 import { unique } from "../../host/folder.js";
+import { dataRuns, ExtentCollector } from "../zeros.js";
 import { syncFile } from "./durable.js";
 import type { Extents } from "./record.js";
 
 /** Bytes copied at a time. */
 const CHUNK = 1024 * 1024;
-/** Zeros are left out in this unit: the block size of the usual file systems. */
-const BLOCK = 4096;
-const ZEROS = Buffer.alloc(BLOCK);
 
 export interface CopyOptions {
   /** Where `from` has data, if that is known: the rest is not even read. */
@@ -30,8 +28,9 @@ export async function copySparse(from: string, to: string, options: CopyOptions 
     const target = await open(to, "wx", 0o644);
     try {
       const { size } = await source.stat();
+      const write = options.extents === undefined ? writeSparse : writeAll;
       for (const [start, end] of options.extents ?? [[0, size] as const]) {
-        await copyRange(source, target, start, Math.min(end, size), options.signal);
+        await copyRange(source, target, [start, Math.min(end, size)], write, options.signal);
       }
       await target.truncate(size);
     } catch (error) {
@@ -78,11 +77,13 @@ async function reflink(from: string, to: string): Promise<boolean> {
   }
 }
 
+type Write = (target: FileHandle, data: Buffer, position: number) => Promise<void>;
+
 async function copyRange(
   source: FileHandle,
   target: FileHandle,
-  start: number,
-  end: number,
+  [start, end]: readonly [start: number, end: number],
+  write: Write,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const buffer = Buffer.allocUnsafe(Math.min(CHUNK, Math.max(end - start, 0)));
@@ -90,50 +91,35 @@ async function copyRange(
     signal?.throwIfAborted();
     const { bytesRead } = await source.read(buffer, 0, Math.min(buffer.length, end - at), at);
     if (bytesRead === 0) return;
-    await writeSparse(target, buffer.subarray(0, bytesRead), at);
+    await write(target, buffer.subarray(0, bytesRead), at);
     at += bytesRead;
   }
 }
 
-/** Writes at a position what is not zero, in whole blocks of the buffer. The file's size is the caller's to set in the end. */
+async function writeAll(target: FileHandle, data: Buffer, position: number): Promise<void> {
+  for (let at = 0; at < data.length;)
+    at += (await target.write(data, at, data.length - at, position + at)).bytesWritten;
+}
+
+/** Writes at a position what is not zero, in whole blocks of the file. The file's size is the caller's to set in the end. */
 export async function writeSparse(target: FileHandle, data: Buffer, position: number): Promise<void> {
-  for (const [start, end] of dataRuns(data)) {
-    for (let at = start; at < end;) at += (await target.write(data, at, end - at, position + at)).bytesWritten;
+  const runs = dataRuns(data, position);
+  for (let i = 0; i < runs.length; i += 2) {
+    const start = runs[i] ?? 0;
+    await writeAll(target, data.subarray(start, runs[i + 1]), position + start);
   }
-}
-
-function* dataRuns(data: Buffer): Generator<[start: number, end: number]> {
-  for (let start = 0; start < data.length;) {
-    if (isZero(data, start)) {
-      start += BLOCK;
-      continue;
-    }
-    let end = start + BLOCK;
-    while (end < data.length && !isZero(data, end)) end += BLOCK;
-    yield [start, Math.min(end, data.length)];
-    start = end;
-  }
-}
-
-function isZero(data: Buffer, start: number): boolean {
-  const end = Math.min(start + BLOCK, data.length);
-  return data.compare(ZEROS, 0, end - start, start, end) === 0;
 }
 
 /** Where a file has anything but zeros, in whole blocks but for the last end. */
 export async function findExtents(source: FileHandle, size: number, signal?: AbortSignal): Promise<Extents> {
-  const extents: [number, number][] = [];
+  const collector = new ExtentCollector();
   const buffer = Buffer.allocUnsafe(CHUNK);
   for (let position = 0; position < size;) {
     signal?.throwIfAborted();
     const { bytesRead } = await source.read(buffer, 0, CHUNK, position);
     if (bytesRead === 0) break;
-    for (const [start, end] of dataRuns(buffer.subarray(0, bytesRead))) {
-      const last = extents.at(-1);
-      if (last?.[1] === position + start) last[1] = position + end;
-      else extents.push([position + start, position + end]);
-    }
+    collector.add(buffer.subarray(0, bytesRead), position);
     position += bytesRead;
   }
-  return extents;
+  return collector.extents;
 }

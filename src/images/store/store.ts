@@ -25,7 +25,6 @@ import {
 } from "./record.js";
 import { machinesUsing, removeImage } from "./remove.js";
 import { SeenSources } from "./sources.js";
-import { copySparse } from "./sparse.js";
 import { Stamps } from "./stamps.js";
 import { TemporaryFiles } from "./temporary.js";
 
@@ -207,12 +206,6 @@ export class ImageStore {
     return this.#guarded(() => {
       for (const path of this.#leases.survey().stale) rmSync(path, { force: true });
     });
-  }
-
-  /** Copies a cached file, or any other, with its holes kept. `to` must not exist. */
-  copy(from: string, to: string, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<void> {
-    const content = this.#catalog.contentAt(from);
-    return copySparse(from, to, { ...options, extents: content ? this.blobs.extentsOf(content.digest) : undefined });
   }
 
   /** Removes an image, and what of its content nothing else uses. IMAGE_IN_USE while a machine holds it. */

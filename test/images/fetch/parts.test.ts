@@ -15,7 +15,7 @@ import {
 import { Intervals } from "../../../src/images/fetch/intervals.js";
 import { Journal, type JournalEntry } from "../../../src/images/fetch/journal.js";
 import { PartialFile } from "../../../src/images/fetch/partial.js";
-import { dataRuns, ExtentCollector } from "../../../src/images/fetch/zeros.js";
+import { dataRuns, ExtentCollector } from "../../../src/images/zeros.js";
 import { Folder, sampleBytes } from "./setting.js";
 
 void suite("the parts of a transfer", () => {

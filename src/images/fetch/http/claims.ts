@@ -1,5 +1,5 @@
 import type { Interval } from "../intervals.js";
-import { BLOCK } from "../zeros.js";
+import { BLOCK } from "../../zeros.js";
 
 const MIB = 1024 * 1024;
 const LEAST_SEGMENT = MIB;
