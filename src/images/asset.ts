@@ -1,7 +1,7 @@
 import { join } from "node:path";
 
 import { ImageError } from "../errors.js";
-import { acquireLock } from "../host/lock.js";
+import { acquireLock, type Lock } from "../host/lock.js";
 import { withoutCredentials } from "./address.js";
 import type { ProgressReport } from "./progress.js";
 import {
@@ -114,7 +114,7 @@ async function fromAddress(hunt: Hunt, options: HuntOptions): Promise<Obtained> 
     });
   }
   for (;;) {
-    const lock = await acquireLock(join(store.layout.locks, addressKey(address)), options.signal);
+    const lock = await turnFor(hunt, address, options);
     try {
       const signal = AbortSignal.any([options.signal, lock.lost]);
       return (await fromStore(hunt, options)) ?? (await download(hunt, address, { ...options, signal }));
@@ -124,6 +124,27 @@ async function fromAddress(hunt: Hunt, options: HuntOptions): Promise<Obtained> 
     } finally {
       lock.release();
     }
+  }
+}
+
+/** How often a call that waits for another's download tells how far that one is. */
+const WATCH_MS = 200;
+
+/** Waits until nobody else downloads from the address. Meanwhile the other's progress is the caller's. */
+async function turnFor({ store, asset }: Hunt, address: Address, options: HuntOptions): Promise<Lock> {
+  const key = addressKey(address);
+  const watch = setInterval(() => {
+    void import("./fetch/index.js").then(({ peekPartial }) => {
+      const progress = peekPartial(join(store.layout.partials, key));
+      if (progress !== null && watching) options.report({ asset: asset.kind, phase: "download", ...progress });
+    });
+  }, WATCH_MS);
+  let watching = true;
+  try {
+    return await acquireLock(join(store.layout.locks, key), options.signal);
+  } finally {
+    watching = false;
+    clearInterval(watch);
   }
 }
 

@@ -2,7 +2,9 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { inspect } from "node:util";
 
+import { ImageError } from "../../src/errors.js";
 import { ImageManager, type ImageSourceFields } from "../../src/images/index.js";
 import { content, flipByte, Origin, scratch } from "./setting.js";
 
@@ -49,8 +51,9 @@ test("an error that speaks of an address leaves the password out", async (t) => 
   const registry = { private: { ...source, rootfsUrl: source.rootfsUrl.replace("rootfs", "missing") } };
   const manager = new ImageManager({ cacheDir: join(scratch(t), "images"), registry });
   for (const options of [{}, { offline: true }]) {
-    await assert.rejects(manager.ensureImage("private", options), (error: Error) => {
-      assert.ok(!JSON.stringify({ ...error, message: error.message }).includes(PASSWORD), error.message);
+    await assert.rejects(manager.ensureImage("private", options), (error: unknown) => {
+      assert.ok(error instanceof ImageError);
+      assert.ok(!inspect(error, { depth: 5 }).includes(PASSWORD), inspect(error, { depth: 5 }));
       return true;
     });
   }

@@ -1,2 +1,3 @@
 export { mirrorsOf } from "./mirrors.js";
+export { peekPartial } from "./partial.js";
 export { discardPartial, transfer } from "./transfer.js";

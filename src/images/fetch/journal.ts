@@ -1,6 +1,7 @@
 import { closeSync, constants, openSync, readSync, writeSync } from "node:fs";
 import { crc32 } from "node:zlib";
 
+import { isErrno } from "../../host/errno.js";
 import { processIdentity } from "../../host/process.js";
 import type { Interval } from "./intervals.js";
 
@@ -43,9 +44,7 @@ export class Journal {
   /** Opens or creates the journal. `entry` is what the last process left, or null. */
   static open(path: string): { journal: Journal; entry: JournalEntry | null } {
     const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o644);
-    const slots = [readSlot(fd, 0), readSlot(fd, 1)].filter((slot) => slot !== null);
-    slots.sort((a, b) => b.serial - a.serial);
-    const latest = slots[0];
+    const latest = latestSlot(fd);
     return { journal: new Journal(fd, latest?.serial ?? 0), entry: latest?.entry ?? null };
   }
 
@@ -62,6 +61,22 @@ export class Journal {
   }
 }
 
+/** What the journal tells at the moment, whoever writes it; null if there is none. */
+export function peekJournal(path: string): JournalEntry | null {
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  } catch (error) {
+    if (isErrno(error)) return null; // it is only for show
+    throw error;
+  }
+  try {
+    return latestSlot(fd)?.entry ?? null;
+  } finally {
+    closeSync(fd);
+  }
+}
+
 /** Empty where the system has none: then a partial file counts as one of another boot. */
 function bootId(): string {
   return (boot ??= processIdentity()?.scope.boot ?? "");
@@ -69,7 +84,17 @@ function bootId(): string {
 
 let boot: string | undefined;
 
-function readSlot(fd: number, index: number): { serial: number; entry: JournalEntry } | null {
+interface Slot {
+  readonly serial: number;
+  readonly entry: JournalEntry;
+}
+
+function latestSlot(fd: number): Slot | undefined {
+  const slots = [readSlot(fd, 0), readSlot(fd, 1)].filter((slot) => slot !== null);
+  return slots.sort((a, b) => b.serial - a.serial)[0];
+}
+
+function readSlot(fd: number, index: number): Slot | null {
   const bytes = Buffer.alloc(SLOT);
   const length = readSync(fd, bytes, 0, SLOT, index * SLOT);
   const line = bytes.subarray(0, length).toString("utf8");

@@ -7,7 +7,7 @@ import { promisify } from "node:util";
 import { HostError } from "../../errors.js";
 import { makeFolder } from "../../host/folder.js";
 import { Intervals, type Interval } from "./intervals.js";
-import { Journal } from "./journal.js";
+import { Journal, peekJournal } from "./journal.js";
 import { requireSpace } from "./space.js";
 import { dataRuns } from "../zeros.js";
 
@@ -266,6 +266,12 @@ export class PartialFile {
     await closeFile(this.fd);
     if (!keep) await rm(journalPath(this.path), { force: true });
   }
+}
+
+/** How far a file is that some process fills, or has left unfinished: null if there is none. */
+export function peekPartial(path: string): { readonly bytes: number; readonly total: number | null } | null {
+  const entry = peekJournal(journalPath(path));
+  return entry === null ? null : { bytes: new Intervals(entry.done).covered, total: entry.total };
 }
 
 const closeFile = promisify(close);

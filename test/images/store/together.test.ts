@@ -58,6 +58,28 @@ test("when the process that downloads is killed, one that waited goes on from wh
   assert.ok(twice <= 1024 * 1024 + 512 * 1024, `${twice} bytes were sent twice`);
 });
 
+test("a call that waits for another process's download tells how far that one is", async (t) => {
+  const origin = await Origin.start(t);
+  const files = content(1_000, 3_000_000);
+  const registry = { hello: origin.publish("hello", files, { pinned: true }) };
+  const cacheDir = join(scratch(t), "images");
+  origin.pieceDelayMs = 8;
+  const first = startEnsure({ cacheDir, registries: [registry], name: "hello", forever: false });
+  while (origin.sentBytes < 800_000) await new Promise((resolve) => setTimeout(resolve, 10));
+  const seen: number[] = [];
+  await new ImageManager({ cacheDir, registry }).ensureImage("hello", {
+    onProgress: ({ asset, phase, bytes, total }) => {
+      if (asset !== "rootfs" || phase !== "download") return;
+      assert.equal(total, files.rootfs.length);
+      seen.push(bytes);
+    },
+  });
+  assert.equal(await first.ended, 0, first.errors());
+  assert.equal(origin.fromStart("/hello/rootfs.ext4"), 1, "only the other process downloads");
+  assert.ok(seen.length >= 2, `told ${seen.length} times`);
+  assert.ok((seen.at(-1) ?? 0) > (seen[0] ?? 0), `it grows: ${seen.join(", ")}`);
+});
+
 test("a caller that gives up hands the download to one that waits", async (t) => {
   const origin = await Origin.start(t);
   const files = content(1_000, 1_000_000);
