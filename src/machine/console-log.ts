@@ -12,33 +12,39 @@ const CHUNK = 64 * 1024;
 
 /** The console so far, at most the last megabyte of it. Control bytes of terminals are left in. */
 export function readConsole(path: string): string {
-  const current = readTail(path, ROTATE_BYTES);
-  const missing = ROTATE_BYTES - current.length;
-  return Buffer.concat([missing > 0 ? readTail(`${path}.1`, missing) : Buffer.alloc(0), current]).toString("utf8");
+  return readSoFar(path).bytes.toString("utf8");
+}
+
+/** `end` is where in the file what comes later begins. */
+function readSoFar(path: string): { readonly bytes: Buffer; readonly end: number } {
+  const { bytes, end } = readTail(path, ROTATE_BYTES);
+  const missing = ROTATE_BYTES - bytes.length;
+  const earlier = missing > 0 ? readTail(`${path}.1`, missing).bytes : Buffer.alloc(0);
+  return { bytes: Buffer.concat([earlier, bytes]), end };
 }
 
 /** The last lines that say something, oldest first, without carriage returns and terminal sequences. */
 export function consoleTail(path: string, lines: number): readonly string[] {
   return readTail(path, 64 * 1024)
-    .toString("utf8")
+    .bytes.toString("utf8")
     .split("\n")
     .map(printable)
     .filter((line) => line !== "")
     .slice(-lines);
 }
 
-function readTail(path: string, most: number): Buffer {
+function readTail(path: string, most: number): { readonly bytes: Buffer; readonly end: number } {
   let file: number;
   try {
     file = openSync(path, "r");
   } catch {
-    return Buffer.alloc(0); // no console yet
+    return { bytes: Buffer.alloc(0), end: 0 }; // no console yet
   }
   try {
     const { size } = fstatSync(file);
     const buffer = Buffer.alloc(Math.min(size, most));
     const length = readSync(file, buffer, 0, buffer.length, size - buffer.length);
-    return buffer.subarray(0, length);
+    return { bytes: buffer.subarray(0, length), end: size - buffer.length + length };
   } finally {
     closeSync(file);
   }
@@ -67,9 +73,9 @@ export function followConsole(path: string, ended: () => boolean, signal?: Abort
 }
 
 async function* follow(path: string, ended: () => boolean): AsyncGenerator<Buffer> {
-  const before = readConsole(path);
-  let position = await sizeOf(path);
-  if (before !== "") yield Buffer.from(before);
+  const before = readSoFar(path);
+  let position = before.end;
+  if (before.bytes.length > 0) yield before.bytes;
   for (;;) {
     const last = ended();
     const size = await sizeOf(path);

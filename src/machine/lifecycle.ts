@@ -332,6 +332,11 @@ export class Machine {
     this.#status = death.status;
     this.#channel.drop();
     const token = this.#state?.run?.token;
+    // In turn with the rest: nothing of it goes on behind the back of a `delete` that has resolved.
+    await this.#turns.take(() => this.#saveDeath(death, token));
+  }
+
+  async #saveDeath(death: Death, token: string | undefined): Promise<void> {
     if ((await loadState(this.vmId)) === null) return;
     const lock = await claimMachineLock(this.files.lock, CLAIM_TIMEOUT_MS);
     try {

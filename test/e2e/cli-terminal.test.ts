@@ -37,6 +37,8 @@ test("with -t Ctrl-C goes to the guest: it interrupts the command there, and the
       ["send", "\u0003"],
       ["send", "echo status $?\r"],
       ["expect", "status 130"],
+      // Only at its prompt does the shell read Ctrl-D as such; before, the guest's terminal makes a NUL of it.
+      ["expect", "~ # "],
       ["send", "\u0004"],
     ],
     { env },

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
+import { appendFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { appendFile, mkdtemp, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -53,6 +54,24 @@ test("it is cut when it grows, keeps its last megabyte, and who follows it misse
   ended = true;
   await done;
   await rotateConsole(join(folder, "deleted"));
+});
+
+test("what is printed while somebody begins to follow is not missed", async () => {
+  rmSync(`${path}.1`, { force: true });
+  for (let round = 0; round < 20; round++) {
+    writeFileSync(path, "begin\n");
+    let ended = false;
+    const stream = followConsole(path, () => ended);
+    const seen: Buffer[] = [];
+    stream.on("data", (chunk: Buffer) => seen.push(chunk));
+    for (let line = 0; line < 200; line++) {
+      appendFileSync(path, `${line}\n`);
+      await new Promise((resolve) => (line % 2 === 0 ? process.nextTick(resolve) : setImmediate(resolve)));
+    }
+    ended = true;
+    await once(stream, "end");
+    assert.equal(Buffer.concat(seen).toString(), readFileSync(path, "utf8"));
+  }
 });
 
 test("a signal ends following", async () => {
