@@ -3,7 +3,7 @@ import { suite, test } from "node:test";
 
 import type { Handler } from "../../fixtures/servers/server.js";
 import { attempt, trialsCounted, type Trial } from "./attempt.js";
-import { sampleBytes, TRANSPORTS } from "./setting.js";
+import { sampleBytes, ROUTES } from "./setting.js";
 
 const BYTES = sampleBytes(300_000);
 
@@ -12,12 +12,12 @@ function once(fault: Handler): Handler {
   return (request, reply) => (request.index === 0 ? fault(request, reply) : reply.file(BYTES));
 }
 
-for (const transport of TRANSPORTS) {
+for (const { transport, scheme, name } of ROUTES) {
   const run = (handler: Handler, more: Partial<Trial> = {}): ReturnType<typeof attempt> => {
-    return attempt({ transport, bytes: BYTES, handler, ...more });
+    return attempt({ transport, scheme, bytes: BYTES, handler, ...more });
   };
 
-  void suite(`a server whose answers are no help, over the ${transport} transport`, () => {
+  void suite(`a server whose answers are no help, over the ${name}`, () => {
     test("an encoding that was not asked for is an error, whatever it is", async () => {
       for (const encoding of ["gzip", "br", "identity, gzip"]) {
         const { error } = await run((_request, reply) =>
@@ -75,6 +75,7 @@ for (const transport of TRANSPORTS) {
       const bytes = BYTES.subarray(0, 24);
       const { result } = await attempt({
         transport,
+        scheme,
         bytes,
         handler: (_request, reply) => reply.file(bytes, { rate: 25 }),
         policy: { gapTimeoutMs: 200 },
@@ -104,7 +105,7 @@ for (const transport of TRANSPORTS) {
       }
       for (const status of [204, 205, 300, 304, 400, 401, 403, 404, 410, 451]) {
         const { error, requests } = await run((_request, reply) => reply.status(status));
-        assert.match(error?.message ?? "", new RegExp(`^Download failed for http:.*/image: HTTP ${status}`));
+        assert.match(error?.message ?? "", new RegExp(`^Download failed for https?:.*/image: HTTP ${status}`));
         assert.equal(requests.length, 1);
       }
       const { error, requests } = await run((_request, reply) => reply.status(503), { policy: { retries: 4 } });
@@ -174,7 +175,7 @@ for (const transport of TRANSPORTS) {
 
     test("a server that nobody runs is an error with the reason", async () => {
       const { error } = await run(() => undefined, { request: { urls: ["http://127.0.0.1:1/image"] } });
-      assert.match(error?.message ?? "", /^Download failed for http:\/\/127\.0\.0\.1:1\/image: connect ECONNREFUSED/);
+      assert.match(error?.message ?? "", /^Download failed for https?:\/\/127\.0\.0\.1:1\/image: connect ECONNREFUSED/);
     });
 
     test("all of these were tried", (t) => t.diagnostic(`${trialsCounted()} transfers against misbehaving servers`));

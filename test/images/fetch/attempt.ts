@@ -5,11 +5,14 @@ import { SmolVMError } from "../../../src/errors.js";
 import type { TransferPolicy } from "../../../src/images/fetch/policy.js";
 import type { TransferRequest, TransferResult } from "../../../src/images/fetch/request.js";
 import { transferWith } from "../../../src/images/fetch/transfer.js";
+import { selfSigned } from "../../fixtures/servers/certificate.js";
 import { TestServer, type Handler, type ServedRequest, type ServerOptions } from "../../fixtures/servers/server.js";
 import { Folder, policyFor, sha256, type TransportName } from "./setting.js";
 
 export interface Trial {
   readonly transport: TransportName;
+  /** Default: "http". */
+  readonly scheme?: "http" | "https";
   /** What the server has, and what a pinned digest is of. */
   readonly bytes: Buffer;
   readonly handler: Handler;
@@ -29,6 +32,8 @@ export interface Outcome {
   readonly stored: Buffer | null;
 }
 
+/** Made once: it takes longer than most trials. */
+let certificate: ReturnType<typeof selfSigned> | undefined;
 let count = 0;
 
 /** How many transfers were tried since the last call. */
@@ -46,10 +51,11 @@ export async function attempt(trial: Trial): Promise<Outcome> {
   const { transport, bytes, handler, pinned = true } = trial;
   count++;
   using folder = new Folder();
-  await using server = await TestServer.start(handler, trial.server);
+  const tls = trial.scheme === "https" ? (certificate ??= selfSigned()) : undefined;
+  await using server = await TestServer.start(handler, { tls, ...trial.server });
   const partial = folder.file("image.partial");
   const digest = pinned ? sha256(bytes) : null;
-  const policy = policyFor(transport, trial.policy);
+  const policy = policyFor(transport, { ca: tls?.cert, ...trial.policy });
   const urls = [server.origin + (trial.path ?? "/image")];
   const request: TransferRequest = { urls, digest, partial, ...trial.request };
   let [result, error]: [TransferResult | null, SmolVMError | null] = [null, null];

@@ -3,7 +3,7 @@ import { suite, test } from "node:test";
 
 import type { Handler, Reply, ServedRequest } from "../../fixtures/servers/server.js";
 import { attempt, trialsCounted, type Trial } from "./attempt.js";
-import { sampleBytes, TRANSPORTS } from "./setting.js";
+import { sampleBytes, ROUTES } from "./setting.js";
 
 const BYTES = sampleBytes(300_000);
 const OTHER = sampleBytes(300_000, 7);
@@ -19,12 +19,12 @@ const cutAt = (cutAfter: number, options: Parameters<Reply["file"]>[1] = {}): Ha
 
 const range = (request: ServedRequest | undefined): string | undefined => request?.headers.get("range");
 
-for (const transport of TRANSPORTS) {
+for (const { transport, scheme, name } of ROUTES) {
   const run = (handler: Handler, more: Partial<Trial> = {}): ReturnType<typeof attempt> => {
-    return attempt({ transport, bytes: BYTES, handler, ...more });
+    return attempt({ transport, scheme, bytes: BYTES, handler, ...more });
   };
 
-  void suite(`a server that misbehaves, over the ${transport} transport`, () => {
+  void suite(`a server that misbehaves, over the ${name}`, () => {
     test("a connection that closes early goes on at the byte where it broke", async () => {
       for (const cut of [1, 2, 4095, 4096, 4097, 65_536, 131_071, 262_144, 299_999]) {
         const { result, requests } = await run(once(cutAt(cut)));
@@ -246,7 +246,7 @@ for (const transport of TRANSPORTS) {
       assert.equal(error?.code, "IMAGE_CHECKSUM_MISMATCH");
       assert.match(
         error.message,
-        /^SHA-256 mismatch for http:.*\n {2}expected: [0-9a-f]{64}\n {2}actual: {3}[0-9a-f]{64}$/,
+        /^SHA-256 mismatch for https?:.*\n {2}expected: [0-9a-f]{64}\n {2}actual: {3}[0-9a-f]{64}$/,
       );
       assert.equal(asked.length, 1);
 

@@ -8,6 +8,12 @@ import { DEFAULT_POLICY, type TransferPolicy } from "../../../src/images/fetch/p
 export const TRANSPORTS = ["fast", "simple"] as const;
 export type TransportName = (typeof TRANSPORTS)[number];
 
+/** Every way for the bytes to come. */
+export const ROUTES = TRANSPORTS.flatMap((transport) =>
+  (["http", "https"] as const).map((scheme) => ({ transport, scheme, name: `${transport} transport and ${scheme}` })),
+);
+export type Route = (typeof ROUTES)[number];
+
 /** The limits of a transfer, short enough to be run into. */
 export function policyFor(transport: TransportName, changes: Partial<TransferPolicy> = {}): TransferPolicy {
   return {
