@@ -100,6 +100,7 @@ struct lane {
   size_t in_used;
   uint8_t *out;
   size_t out_head, out_tail;
+  int64_t flush_at; /* until when what waits to be sent may wait for more, in ms; 0: not at all */
   uint32_t data_left;     /* bytes of the data frame in progress that have not come yet */
   struct task *data_task; /* where they go; NULL: nowhere */
 };
@@ -107,6 +108,7 @@ struct lane {
 void lane_attach(int number, int fd);
 void lanes_pump(void); /* moves whatever can be moved */
 bool lanes_busy(void); /* true when there is more to move at once */
+int lanes_timeout(void); /* ms until something that waits must be sent, -1: nothing waits */
 bool lanes_flush(int64_t timeout_ms);
 size_t lane_room(const struct lane *lane);
 void lane_forget_task(const struct task *task);
@@ -117,6 +119,11 @@ extern struct lane lanes[MAX_LANES];
 
 /* Appends a frame. Callers of lane_send have made sure of the room. */
 void lane_send(struct lane *lane, uint32_t channel, uint8_t type, uint8_t stream, const void *payload, size_t length);
+/*
+ * Appends a frame that nobody acts on at once: it may wait a few milliseconds for the next one. Each write to a lane wakes the
+ * host and takes the processor from the command, and a short command is over before the time is.
+ */
+void lane_send_patient(struct lane *lane, uint32_t channel, uint8_t type, uint8_t stream, const void *payload, size_t length);
 /* A frame whose payload the caller writes in place: at most `room` bytes from the returned pointer, then commit. */
 uint8_t *lane_reserve(struct lane *lane, size_t room);
 void lane_commit(struct lane *lane, uint32_t channel, uint8_t type, uint8_t stream, size_t length);

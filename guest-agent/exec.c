@@ -218,7 +218,8 @@ static void start(struct lane *lane, uint32_t channel, struct request *q, struct
   struct writer w = {.at = payload, .end = payload + sizeof payload};
   put_u32(&w, (uint32_t)task->pid);
   put_u32(&w, window);
-  lane_send(lane, channel, FRAME_STARTED, 0, payload, sizeof payload);
+  /* With the input's window it says what may be sent; without one it only tells the pid. */
+  (q->input ? lane_send : lane_send_patient)(lane, channel, FRAME_STARTED, 0, payload, sizeof payload);
 }
 
 void exec_command(struct lane *lane, uint32_t channel, struct reader *r) {

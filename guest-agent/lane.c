@@ -13,6 +13,7 @@ enum {
   OUT_SIZE = 1024 * 1024,
   OUT_DATA = 256 * 1024,
   OUT_ANSWER = 2 * (HEADER_SIZE + MAX_PAYLOAD), /* a call may answer with a data frame and a reply */
+  PATIENCE_MS = 5,
 };
 
 struct lane lanes[MAX_LANES] = {
@@ -74,12 +75,35 @@ void lane_commit(struct lane *lane, uint32_t channel, uint8_t type, uint8_t stre
   put_u8(&w, stream);
   put_u16(&w, 0);
   lane->out_tail += HEADER_SIZE + length;
+  lane->flush_at = 0;
 }
 
 void lane_send(struct lane *lane, uint32_t channel, uint8_t type, uint8_t stream, const void *payload, size_t length) {
   uint8_t *at = lane_reserve(lane, length);
   if (length) memcpy(at, payload, length);
   lane_commit(lane, channel, type, stream, length);
+}
+
+void lane_send_patient(struct lane *lane, uint32_t channel, uint8_t type, uint8_t stream, const void *payload, size_t length) {
+  bool first = lane->out_head == lane->out_tail;
+  int64_t flush_at = first ? now_ms() + PATIENCE_MS : lane->flush_at;
+  lane_send(lane, channel, type, stream, payload, length);
+  lane->flush_at = flush_at;
+}
+
+static bool is_due(const struct lane *lane) {
+  return lane->out_head < lane->out_tail && (lane->flush_at == 0 || now_ms() >= lane->flush_at);
+}
+
+int lanes_timeout(void) {
+  int64_t first = -1;
+  for (int i = 0; i < MAX_LANES; i++) {
+    const struct lane *lane = &lanes[i];
+    if (lane->fd < 0 || lane->out_head == lane->out_tail || lane->flush_at == 0) continue;
+    int64_t left = lane->flush_at - now_ms();
+    if (first < 0 || left < first) first = left < 0 ? 0 : left;
+  }
+  return (int)first;
 }
 
 void lane_fail(struct lane *lane, uint32_t channel, int error, const char *stage) {
@@ -103,6 +127,7 @@ void lane_forget_task(const struct task *task) {
 
 static bool flush(struct lane *lane) {
   bool moved = false;
+  if (!is_due(lane)) return false;
   while (lane->writable && lane->out_head < lane->out_tail) {
     ssize_t n = write(lane->fd, lane->out + lane->out_head, lane->out_tail - lane->out_head);
     if (n > 0) {
@@ -159,7 +184,7 @@ bool lanes_busy(void) {
     const struct lane *lane = &lanes[i];
     if (lane->fd < 0) continue;
     if ((lane->readable || lane->stalled) && lane_can_answer(lane)) return true;
-    if (lane->writable && lane->out_head < lane->out_tail) return true;
+    if (lane->writable && is_due(lane)) return true;
   }
   for (const struct task *task = tasks; task; task = task->next) {
     if (task_busy(task)) return true;
@@ -176,6 +201,7 @@ bool lanes_flush(int64_t timeout_ms) {
       struct lane *lane = &lanes[i];
       if (lane->fd < 0 || lane->out_head == lane->out_tail) continue;
       lane->writable = true;
+      lane->flush_at = 0;
       flush(lane);
       if (lane->out_head < lane->out_tail) left = true;
     }

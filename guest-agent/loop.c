@@ -63,6 +63,9 @@ void loop_start(void) {
   }
 }
 
+/* Of two times to wait, where a negative one is for ever. */
+static int sooner(int a, int b) { return a < 0 ? b : b < 0 ? a : a < b ? a : b; }
+
 /*
  * Everything is edge-triggered: an event only notes that a descriptor is ready, and the pump then moves what credits and
  * buffers allow. So a stream that may not move costs nothing, and no lane waits for another.
@@ -71,7 +74,7 @@ void loop_run(void) {
   for (;;) {
     lanes_pump();
     struct epoll_event events[64];
-    int count = epoll_wait(epoll_fd, events, 64, lanes_busy() ? 0 : tasks_timeout());
+    int count = epoll_wait(epoll_fd, events, 64, lanes_busy() ? 0 : sooner(tasks_timeout(), lanes_timeout()));
     if (count < 0 && errno != EINTR) {
       say("epoll failed (errno %d)", errno);
       exit(1);

@@ -73,6 +73,6 @@ bool source_pump(struct source *out) {
     return false;
   }
   source_close(out); /* the end, or EIO of a terminal that nobody holds any more */
-  if (lane) lane_send(lane, task->channel, FRAME_END, out->stream, NULL, 0);
+  if (lane) lane_send_patient(lane, task->channel, FRAME_END, out->stream, NULL, 0);
   return true;
 }
