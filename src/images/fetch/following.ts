@@ -58,7 +58,7 @@ export class Following implements PartialListener {
     const compression = compressionOf(head);
     if (compression === null) return;
     try {
-      this.#unpacker = new Unpacker(this.#file.fd, `${this.#file.path}.unpacked`, compression, this.#options);
+      this.#unpacker = new Unpacker(this.#file.fd, this.#file.path, compression, this.#options);
     } catch (error) {
       this.#unpackError = { error }; // a tool that lacks: told once the bytes themselves are known to be right
     }

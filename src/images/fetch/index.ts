@@ -1,3 +1,3 @@
+export { peekPartial } from "./journal.js";
 export { mirrorsOf } from "./mirrors.js";
-export { peekPartial } from "./partial.js";
 export { discardPartial, transfer } from "./transfer.js";

@@ -3,7 +3,8 @@ import { crc32 } from "node:zlib";
 
 import { isErrno } from "../../host/errno.js";
 import { processIdentity } from "../../host/process.js";
-import type { Interval } from "./intervals.js";
+import { Intervals, type Interval } from "./intervals.js";
+import { openOwnFile } from "./own-file.js";
 
 /** What is known of a partial file besides its bytes. */
 export interface JournalEntry {
@@ -43,7 +44,7 @@ export class Journal {
 
   /** Opens or creates the journal. `entry` is what the last process left, or null. */
   static open(path: string): { journal: Journal; entry: JournalEntry | null } {
-    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o644);
+    const fd = openOwnFile(path);
     const latest = latestSlot(fd);
     return { journal: new Journal(fd, latest?.serial ?? 0), entry: latest?.entry ?? null };
   }
@@ -61,19 +62,29 @@ export class Journal {
   }
 }
 
-/** What the journal tells at the moment, whoever writes it; null if there is none. */
-export function peekJournal(path: string): JournalEntry | null {
-  let fd: number;
+/** Where the journal of a partial file is. */
+export function journalPath(partial: string): string {
+  return `${partial}.journal`;
+}
+
+/** How far a partial file is that some process fills, or has left unfinished: null if there is none. */
+export function peekPartial(partial: string): { readonly bytes: number; readonly total: number | null } | null {
+  const entry = peekJournal(journalPath(partial));
+  return entry === null ? null : { bytes: new Intervals(entry.done).covered, total: entry.total };
+}
+
+/** What the journal tells at the moment, whoever writes it. */
+function peekJournal(path: string): JournalEntry | null {
   try {
-    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+    const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    try {
+      return latestSlot(fd)?.entry ?? null;
+    } finally {
+      closeSync(fd);
+    }
   } catch (error) {
-    if (isErrno(error)) return null; // it is only for show
+    if (isErrno(error)) return null; // there is none, or something else in its place: it is only for show
     throw error;
-  }
-  try {
-    return latestSlot(fd)?.entry ?? null;
-  } finally {
-    closeSync(fd);
   }
 }
 

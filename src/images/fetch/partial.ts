@@ -1,14 +1,11 @@
 import { createHash } from "node:crypto";
-import { close, constants, fdatasync, fstatSync, fsync, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
-import { rm } from "node:fs/promises";
-import { dirname } from "node:path";
-import { promisify } from "node:util";
+import { fstatSync, ftruncateSync, readSync, writeSync } from "node:fs";
 
-import { HostError } from "../../errors.js";
-import { makeFolder } from "../../host/folder.js";
 import { Intervals, type Interval } from "./intervals.js";
-import { Journal, peekJournal } from "./journal.js";
-import { requireSpace } from "./space.js";
+import { Journal, journalPath } from "./journal.js";
+import { openOwnFile, removeSideFiles } from "./own-file.js";
+import { SpaceRule } from "./space.js";
+import { SyncedFile } from "./synced-file.js";
 import { dataRuns } from "../zeros.js";
 
 const MIB = 1024 * 1024;
@@ -16,8 +13,6 @@ const MIB = 1024 * 1024;
 const JOURNAL_EVERY = MIB / 4;
 /** Data goes to the disk while it flows; otherwise a whole image would wait for the disk at the end. */
 const SYNC_EVERY = 32 * MIB;
-/** How much of a body without a known length is taken before the free space is looked at again. */
-const SPACE_EVERY = 64 * MIB;
 
 /** Told what becomes of the partial file. */
 export interface PartialListener {
@@ -47,6 +42,8 @@ export class PartialFile {
 
   readonly path: string;
   readonly fd: number;
+  readonly #disk: SyncedFile;
+  readonly #space: SpaceRule;
   /** The size of a file that was found with no journal telling of its bytes, else 0. */
   readonly untold: number;
   readonly #journal: Journal;
@@ -62,13 +59,12 @@ export class PartialFile {
   #exchanges: number;
   #journaledAt = 0;
   #syncedAt = 0;
-  #spaceAt = 0;
-  #syncing: Promise<void> | null = null;
-  #syncError: { readonly error: unknown } | null = null;
 
   private constructor(path: string, digest: string | null, fd: number) {
     this.path = path;
     this.fd = fd;
+    this.#disk = new SyncedFile(fd);
+    this.#space = new SpaceRule(path, fd);
     this.#digest = digest;
     const { journal, entry } = Journal.open(journalPath(path));
     this.#journal = journal;
@@ -85,15 +81,14 @@ export class PartialFile {
     this.untold = entry === null ? size : 0;
   }
 
+  /** Opens or makes it, and clears away what killed processes left beside it. */
   static async open(path: string, digest: string | null): Promise<PartialFile> {
-    makeFolder(dirname(path));
-    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o644);
+    const fd = openOwnFile(path);
     try {
-      if (!fstatSync(fd).isFile())
-        throw new HostError("HOST_IO", `'${path}' is not a regular file.`, { details: { path } });
+      await removeSideFiles(path, [journalPath(path)]);
       return new PartialFile(path, digest, fd);
     } catch (error) {
-      await closeFile(fd);
+      await new SyncedFile(fd).close();
       throw error;
     }
   }
@@ -143,13 +138,18 @@ export class PartialFile {
   }
 
   #identify({ url, total, validator }: Identity): void {
-    if (total !== null) requireSpace(this.path, total - this.#done.covered);
+    this.#space.expect(total, (total ?? 0) - this.#done.covered, this.prefix);
     this.#source = sourceOf(url);
     this.#total = total;
     this.#validator = validator;
     this.#exchanges++;
-    if (total !== null) ftruncateSync(this.fd, total);
+    this.#stretch();
     this.#record();
+  }
+
+  /** Gives the file its size, so that it may end in a hole: as soon as there is room for it. */
+  #stretch(): void {
+    if (this.#total !== null && this.#space.decided) ftruncateSync(this.fd, this.#total);
   }
 
   /** Another connection delivers a part of the same file. */
@@ -187,7 +187,7 @@ export class PartialFile {
   }
 
   write(bytes: Buffer, offset: number): void {
-    if (this.#syncError !== null) throw this.#syncError.error;
+    this.#disk.check();
     const runs = dataRuns(bytes, offset);
     for (let i = 0; i < runs.length; i += 2) this.#pwrite(bytes, runs[i] ?? 0, runs[i + 1] ?? 0, offset);
     if (offset < this.#staleEnd) this.#clearStale(bytes, offset);
@@ -196,10 +196,9 @@ export class PartialFile {
     const covered = this.#done.covered;
     if (covered - this.#journaledAt >= JOURNAL_EVERY) this.#record();
     if (covered - this.#syncedAt >= SYNC_EVERY) this.#syncBehind();
-    if (this.#total === null && covered - this.#spaceAt >= SPACE_EVERY) {
-      this.#spaceAt = covered;
-      requireSpace(this.path, SPACE_EVERY);
-    }
+    const { decided } = this.#space;
+    this.#space.grown(covered, this.prefix);
+    if (!decided) this.#stretch();
     if (this.prefix > before) this.#listener?.grown(this.prefix);
   }
 
@@ -217,7 +216,6 @@ export class PartialFile {
   #record(): void {
     this.#journaledAt = this.#done.covered;
     this.#syncedAt = Math.min(this.#syncedAt, this.#journaledAt);
-    this.#spaceAt = Math.min(this.#spaceAt, this.#journaledAt);
     this.#journal.write({
       source: this.#source,
       digest: this.#digest,
@@ -229,57 +227,29 @@ export class PartialFile {
   }
 
   #syncBehind(): void {
-    if (this.#syncing !== null) return;
-    this.#syncedAt = this.#done.covered;
     const [done, runs] = [this.#done, [...this.#done.runs]];
-    this.#syncing = syncData(this.fd).then(
-      () => {
-        this.#syncing = null;
-        if (this.#done === done) this.#synced = runs; // else the file was started anew meanwhile
-      },
-      (error: unknown) => {
-        this.#syncing = null;
-        this.#syncError = { error }; // the next write throws it
-      },
-    );
+    const begun = this.#disk.syncBehind(() => {
+      if (this.#done === done) this.#synced = runs; // else the file was started anew meanwhile
+    });
+    if (begun) this.#syncedAt = this.#done.covered;
   }
 
   /** Makes everything durable. */
   async sync(): Promise<void> {
-    await this.#syncing;
-    if (this.#syncError !== null) throw this.#syncError.error;
-    await syncFile(this.fd);
+    await this.#disk.sync();
     this.#synced = [...this.#done.runs];
   }
 
-  /** Ends the use of the file. `keep` leaves what a later transfer can go on with; otherwise only the journal is removed. */
-  async close(keep: boolean): Promise<void> {
-    await this.#syncing;
-    if (keep) {
-      try {
-        this.#record();
-      } catch {
-        // A full disk: what the journal told before still holds, as bytes are only ever added.
-      }
+  /** Ends the use of the file. What is here, be it all, is what a later transfer goes on with. */
+  async close(): Promise<void> {
+    try {
+      this.#record();
+    } catch {
+      // A full disk: what the journal told before still holds, as bytes are only ever added.
     }
     this.#journal.close();
-    await closeFile(this.fd);
-    if (!keep) await rm(journalPath(this.path), { force: true });
+    await this.#disk.close();
   }
-}
-
-/** How far a file is that some process fills, or has left unfinished: null if there is none. */
-export function peekPartial(path: string): { readonly bytes: number; readonly total: number | null } | null {
-  const entry = peekJournal(journalPath(path));
-  return entry === null ? null : { bytes: new Intervals(entry.done).covered, total: entry.total };
-}
-
-const closeFile = promisify(close);
-const syncData = promisify(fdatasync);
-const syncFile = promisify(fsync);
-
-function journalPath(path: string): string {
-  return `${path}.journal`;
 }
 
 function sourceOf(url: string): string {

@@ -1,5 +1,5 @@
-import { readdir, rm } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { rm } from "node:fs/promises";
+import { dirname } from "node:path";
 
 import { ValidationError } from "../../errors.js";
 import { withoutCredentials } from "../address.js";
@@ -7,6 +7,7 @@ import { storageFailure } from "../storage-failure.js";
 import { asError, checksumMismatch, downloadFailed, FetchFailure, type Attempt } from "./failure.js";
 import { Following } from "./following.js";
 import type { HashResult } from "./hasher.js";
+import { removeSideFiles } from "./own-file.js";
 import { PartialFile } from "./partial.js";
 import { DEFAULT_POLICY, type TransferPolicy } from "./policy.js";
 import { ProgressReporter } from "./progress.js";
@@ -25,16 +26,10 @@ export function transfer(request: TransferRequest): Promise<TransferResult> {
   return transferWith(request, DEFAULT_POLICY);
 }
 
-/** Removes what a transfer left at `partial`, its side files included. */
+/** Removes what a transfer left at `partial`, its side files included: once the caller has put the result where it belongs. */
 export async function discardPartial(partial: string): Promise<void> {
-  const folder = dirname(partial);
-  const prefix = `${basename(partial)}.`;
-  const names = await readdir(folder).catch((error: unknown) => {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-    throw error;
-  });
-  await rm(partial, { force: true });
-  for (const name of names) if (name.startsWith(prefix)) await rm(join(folder, name), { force: true });
+  await rm(partial, { recursive: true, force: true });
+  await removeSideFiles(partial);
 }
 
 export async function transferWith(request: TransferRequest, policy: TransferPolicy): Promise<TransferResult> {
@@ -44,13 +39,11 @@ export async function transferWith(request: TransferRequest, policy: TransferPol
   try {
     file = await PartialFile.open(request.partial, digest);
     const result = await new Transfer(request, digest, file, policy).run();
-    await file.close(false);
-    file = null;
-    if (result.path !== request.partial) await rm(request.partial, { force: true });
+    await file.close();
     return result;
   } catch (error) {
-    const worthless = file !== null && file.covered === 0;
-    await file?.close(true);
+    const worthless = file?.covered === 0;
+    await file?.close();
     if (worthless) await discardPartial(request.partial);
     request.signal?.throwIfAborted();
     throw storageFailure(error, dirname(request.partial));
@@ -72,8 +65,8 @@ class Transfer {
   readonly #file: PartialFile;
   readonly #policy: TransferPolicy;
   readonly #progress: ProgressReporter;
-  /** Aborted with a FetchFailure when the bytes turn out to be a bomb. */
-  readonly #bomb = new AbortController();
+  /** Aborted with the reason why it is of no use to fetch the rest: the bytes are a bomb, or there is no room for them. */
+  readonly #refused = new AbortController();
   readonly #signal: AbortSignal;
   readonly #following: Following;
 
@@ -83,12 +76,12 @@ class Transfer {
     this.#file = file;
     this.#policy = policy;
     this.#progress = new ProgressReporter(request.onProgress);
-    this.#signal = AbortSignal.any([this.#bomb.signal, ...(request.signal === undefined ? [] : [request.signal])]);
+    this.#signal = AbortSignal.any([this.#refused.signal, ...(request.signal === undefined ? [] : [request.signal])]);
     this.#following = new Following(file, {
       workerFromBytes: policy.workerFromBytes,
       maxUnpackedBytes: request.maxUnpackedBytes ?? DEFAULT_MAX_UNPACKED,
       freeDataBytes: policy.freeDataBytes,
-      onBomb: (failure) => this.#bomb.abort(failure),
+      onRefused: (error) => this.#refused.abort(error),
     });
   }
 
@@ -118,15 +111,16 @@ class Transfer {
   async #firstGood(): Promise<TransferResult> {
     const attempts: Attempt[] = [];
     let mismatch: { url: string; actual: string } | null = null;
-    for (const [index, url] of this.#request.urls.entries()) {
+    const urls = this.#addresses();
+    for (const [index, url] of urls.entries()) {
       try {
         return await this.#from(url);
       } catch (thrown) {
         this.#request.signal?.throwIfAborted();
-        const error: unknown = this.#bomb.signal.aborted ? this.#bomb.signal.reason : thrown;
+        const error: unknown = this.#refused.signal.aborted ? this.#refused.signal.reason : thrown;
         if (error instanceof MismatchError) mismatch = { url, actual: error.actual };
         else if (!(error instanceof FetchFailure)) throw error;
-        else if (error.bomb || (index === this.#request.urls.length - 1 && mismatch === null)) {
+        else if (error.bomb || (index === urls.length - 1 && mismatch === null)) {
           if (error.bomb) this.#file.reset();
           throw downloadFailed(url, error, attempts);
         }
@@ -137,10 +131,17 @@ class Transfer {
     throw checksumMismatch(mismatch.url, this.#digest ?? "", mismatch.actual, attempts);
   }
 
+  /** The addresses in their order, but first the one whose bytes are all here: they only were not published. */
+  #addresses(): readonly string[] {
+    const { urls } = this.#request;
+    const brought = this.#file.complete ? urls.find((url) => this.#file.isFrom(url)) : undefined;
+    return brought === undefined ? urls : [brought, ...urls.filter((url) => url !== brought)];
+  }
+
   async #from(url: string): Promise<TransferResult> {
     const file = this.#file;
-    // Without a digest nothing would tell that the parts of two servers fit together.
-    if (this.#digest === null && file.covered > 0 && !file.isFrom(url)) file.reset();
+    // Without a digest nothing would tell that another server's file is the same one.
+    if (this.#digest === null && file.complete && !file.isFrom(url)) file.reset();
     let plain = false;
     for (;;) {
       this.#following.url = url;

@@ -1,7 +1,9 @@
 import { createHash } from "node:crypto";
 import { close, closeSync, fsync, ftruncateSync, openSync, read, rmSync, writeSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { promisify } from "node:util";
 
+import { unique } from "../../host/folder.js";
 import { startDecompressor, type Compression, type Decompressor } from "./decompressor.js";
 import { FetchFailure } from "./failure.js";
 import type { Follower } from "./follow.js";
@@ -33,11 +35,16 @@ export interface UnpackLimits {
   /** Of the apparent size. */
   readonly maxUnpackedBytes: number;
   readonly freeDataBytes: number;
-  /** Told at once when a limit is passed, so that the rest of a bomb need not be fetched. */
-  readonly onBomb: (failure: FetchFailure) => void;
+  /** Told at once when a limit is passed or the disk is full, so that the rest of the file need not be fetched. */
+  readonly onRefused: (error: unknown) => void;
 }
 
-/** Unpacks a compressed file while it is still growing, into a sparse file beside it. */
+/**
+ * Unpacks a compressed file while it is still growing, into a sparse file beside it.
+ *
+ * The descriptor of that file has one owner: `finish` once it was called, `stop` otherwise. A number that was closed is soon
+ * another file's, so nothing may ever find out by trying whether it is still open.
+ */
 export class Unpacker implements Follower<Unpacked> {
   readonly #source: number;
   readonly #path: string;
@@ -57,14 +64,20 @@ export class Unpacker implements Follower<Unpacked> {
   #data = 0;
   #spaceAt = 0;
 
-  constructor(source: number, path: string, compression: Compression, limits: UnpackLimits) {
+  /** The file's name begins with `prefix`; no other unpacker's is the same, so none that ends late removes another's. */
+  constructor(source: number, prefix: string, compression: Compression, limits: UnpackLimits) {
     this.#source = source;
-    this.#path = path;
+    this.#path = `${prefix}.${unique()}.unpacked`;
     this.#compression = compression;
     this.#limits = limits;
-    this.#decompressor = startDecompressor(compression);
-    rmSync(path, { force: true });
-    this.#out = openSync(path, "wx", 0o644);
+    this.#out = openSync(this.#path, "wx", 0o644);
+    try {
+      this.#decompressor = startDecompressor(compression);
+    } catch (error) {
+      closeSync(this.#out);
+      rmSync(this.#path, { force: true });
+      throw error;
+    }
     this.#done = this.#run();
     this.#done.catch(() => undefined); // `finish` tells; after `stop` nobody asks
   }
@@ -79,26 +92,37 @@ export class Unpacker implements Follower<Unpacked> {
   }
 
   async finish(size: number): Promise<Unpacked> {
+    this.#refuseStopped(); // the descriptor is closed
     this.#finished = true;
     this.advance(size);
-    await this.#done;
-    ftruncateSync(this.#out, this.#size);
-    await promisify(fsync)(this.#out);
-    await promisify(close)(this.#out);
+    try {
+      await this.#done;
+      this.#refuseStopped();
+      ftruncateSync(this.#out, this.#size);
+      await promisify(fsync)(this.#out);
+    } finally {
+      await promisify(close)(this.#out);
+    }
     return { path: this.#path, digest: this.#hash.digest("hex"), size: this.#size, extents: this.#extents.extents };
   }
 
+  /** Ends the work and removes what it made. A `finish` that still waits for the disk closes the file when that is over. */
   async stop(): Promise<void> {
+    if (this.#stopped) return;
     this.#stopped = true;
+    const finishing = this.#finished;
     this.#decompressor.stop();
     this.#wake();
     await this.#done.catch(() => undefined); // it was stopped on purpose
     try {
-      closeSync(this.#out);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EBADF") throw error; // `finish` had closed it already
+      await rm(this.#path, { force: true });
+    } finally {
+      if (!finishing) await promisify(close)(this.#out);
     }
-    rmSync(this.#path, { force: true });
+  }
+
+  #refuseStopped(): void {
+    if (this.#stopped) throw new Error("stopped");
   }
 
   async #run(): Promise<void> {
@@ -106,12 +130,12 @@ export class Unpacker implements Follower<Unpacked> {
     let refused = null as { readonly error: unknown } | null;
     output.on("data", (bytes: Buffer) => {
       try {
-        if (refused === null) this.#take(bytes);
+        if (refused === null && !this.#stopped) this.#take(bytes);
       } catch (error) {
         refused = { error };
         this.#decompressor.stop();
         this.#wake();
-        if (error instanceof FetchFailure) this.#limits.onBomb(error);
+        this.#limits.onRefused(error);
       }
     });
     let over = false;

@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { SmolVMError } from "../../../src/errors.js";
 import type { TransferPolicy } from "../../../src/images/fetch/policy.js";
 import type { TransferRequest, TransferResult } from "../../../src/images/fetch/request.js";
-import { transferWith } from "../../../src/images/fetch/transfer.js";
+import { discardPartial, transferWith } from "../../../src/images/fetch/transfer.js";
 import { selfSigned } from "../../fixtures/servers/certificate.js";
 import { TestServer, type Handler, type ServedRequest, type ServerOptions } from "../../fixtures/servers/server.js";
 import { Folder, policyFor, sha256, type TransportName } from "./setting.js";
@@ -70,7 +70,9 @@ export async function attempt(trial: Trial): Promise<Outcome> {
     if (pinned) assert.equal(sha256(stored), digest, "the stored bytes are not the pinned ones");
     assert.equal(result.contentDigest, sha256(stored));
     assert.equal(result.size, stored.length);
-    assert.deepEqual(folder.names(), ["image.partial"], "side files stay behind");
+    assert.deepEqual(folder.names(), ["image.partial", "image.partial.journal"], "other files stay behind");
+    await discardPartial(partial);
+    assert.deepEqual(folder.names(), []);
   } else {
     await assertRecovers(request, bytes, policy);
   }
@@ -83,5 +85,6 @@ async function assertRecovers(request: TransferRequest, bytes: Buffer, policy: T
   const digest = sha256(bytes);
   const result = await transferWith({ partial: request.partial, digest, urls: [`${good.origin}/image`] }, policy);
   assert.equal(sha256(readFileSync(result.path)), digest, "what a failure left behind spoiled the next call");
+  await discardPartial(request.partial);
   assert.equal(existsSync(`${request.partial}.journal`), false);
 }

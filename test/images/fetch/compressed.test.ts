@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { readFileSync, statSync } from "node:fs";
+import { mkdirSync, readFileSync, statSync } from "node:fs";
 import { suite, test } from "node:test";
 import { gzipSync } from "node:zlib";
 
 import { HostError, ImageError } from "../../../src/errors.js";
 import type { TransferRequest, TransferResult } from "../../../src/images/fetch/request.js";
-import { transferWith } from "../../../src/images/fetch/transfer.js";
+import { discardPartial, transferWith } from "../../../src/images/fetch/transfer.js";
 import { TestServer, type FileOptions } from "../../fixtures/servers/server.js";
 import { Folder, policyFor, sampleBytes, sha256 } from "./setting.js";
 
@@ -43,12 +43,18 @@ async function fetched(
       policyFor("fast"),
     );
   } catch (error) {
-    assert.ok(!folder.names().includes("p.unpacked"), "an unpacked file stays behind");
+    assert.ok(!folder.names().some((name) => name.endsWith(".unpacked")), "an unpacked file stays behind");
     throw error;
   }
   const stored = readFileSync(result.path);
-  assert.deepEqual(folder.names(), [result.path.slice(folder.path.length + 1)]);
+  const own = ["p", "p.journal"];
+  assert.deepEqual(folder.names(), [...new Set([...own, result.path.slice(folder.path.length + 1)])].sort());
   return { result, stored, allocated: statSync(result.path).blocks * 512 };
+}
+
+/** The programs that this process has running. */
+function children(): string {
+  return readFileSync(`/proc/self/task/${process.pid}/children`, "utf8").trim();
 }
 
 function failsWith(reason: RegExp): (error: unknown) => boolean {
@@ -80,6 +86,34 @@ void suite("compressed assets", () => {
       const { stored, result } = await fetched(packed, `a.${extension}`, { first: { cutAfter: packed.length >> 1 } });
       assert.ok(stored.equals(PLAIN));
       assert.equal(result.fetchedBytes, packed.length);
+    });
+
+    test(`${name} that breaks on the way and can't be gone on with is whole in the end all the same`, async () => {
+      const half = { cutAfter: packed.length >> 1, ranges: false, etag: null };
+      const runs = Array.from({ length: 25 }, async () => {
+        const { stored } = await fetched(packed, `a.${extension}`, { first: half });
+        assert.ok(stored.equals(PLAIN));
+      });
+      await Promise.all(runs);
+    });
+
+    test(`${name} that is here already is not fetched again if it was never published`, async () => {
+      for (const digest of [sha256(packed), null]) {
+        using folder = new Folder();
+        await using server = await TestServer.start((_request, reply) => reply.file(packed));
+        const urls = [`${server.origin}/mirror.${extension}`, `${server.origin}/a.${extension}`];
+        const request = { urls: urls.slice(1), digest, partial: folder.file("p") };
+        const first = await transferWith(request, policyFor("fast"));
+        // The process was killed here, or could not put the file where it belongs.
+        const second = await transferWith({ ...request, urls }, policyFor("fast"));
+        assert.equal(second.fetchedBytes, 0);
+        assert.equal(server.requests.length, 1);
+        assert.equal(second.contentDigest, first.contentDigest);
+        assert.ok(readFileSync(second.path).equals(PLAIN));
+        assert.equal(folder.names().length, 3, "the first unpacked file stays behind");
+        await discardPartial(request.partial);
+        assert.deepEqual(folder.names(), []);
+      }
     });
 
     test(`${name} that is cut off, damaged, or not ${name} at all is never used`, async () => {
@@ -128,6 +162,22 @@ void suite("compressed assets", () => {
       if (code === null) continue;
       assert.match((outcome as ImageError).message, /more than 200 times its size in data/);
       assert.deepEqual(folder.names(), []);
+    }
+  });
+
+  test("what lies where the files of a transfer belong is taken away, and no program is left running for it", async () => {
+    const packed = FORMATS[1].pack(PLAIN);
+    await using server = await TestServer.start((_request, reply) => reply.file(packed));
+    for (const name of ["p", "p.journal", "p.unpacked"]) {
+      using folder = new Folder();
+      mkdirSync(folder.file(`${name}/below`), { recursive: true });
+      const request = { urls: [`${server.origin}/a.xz`], digest: null, partial: folder.file("p") };
+      const before = children();
+      const result = await transferWith(request, policyFor("fast"));
+      assert.ok(readFileSync(result.path).equals(PLAIN), name);
+      await discardPartial(request.partial);
+      assert.deepEqual(folder.names(), []);
+      assert.deepEqual(children(), before, name);
     }
   });
 

@@ -85,7 +85,7 @@ void suite("the parts of a transfer", () => {
         tail.end();
         assert.deepEqual(file.missing(), start === 0 ? [] : [[0, start]]);
         // Garbage where the first bytes belong, as from an attempt whose journal entry was lost.
-        await file.close(true);
+        await file.close();
         const stored = readFileSync(folder.file("p"));
         stored.fill(0xee, 0, start);
         writeFileSync(folder.file("p"), stored);
@@ -95,7 +95,7 @@ void suite("the parts of a transfer", () => {
         first.push(bytes.subarray(0, start));
         first.end();
         assert.ok(again.complete);
-        await again.close(false);
+        await again.close();
         assert.ok(readFileSync(folder.file("p")).equals(bytes));
       },
     );

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, linkSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { suite, test } from "node:test";
 import { fileURLToPath } from "node:url";
 
-import { HostError, SmolVMError } from "../../../src/errors.js";
+import { HostError } from "../../../src/errors.js";
+import { peekPartial } from "../../../src/images/fetch/journal.js";
 import { transferWith } from "../../../src/images/fetch/transfer.js";
 import { TestServer } from "../../fixtures/servers/server.js";
 import { Folder, policyFor, sampleBytes, sha256 } from "./setting.js";
@@ -31,29 +32,18 @@ void suite("the disk below a transfer", () => {
       await reply.text("0\r\n\r\n");
     });
     const [disk, digest] = [folder.file("disk"), sha256(bytes)];
-    mkdirSync(disk);
-    const request = { url: `${server.origin}/image`, digest, partial: `${disk}/p`, transport: "simple", lanes: 1 };
-    const run = `${process.execPath} ${CHILD} '${JSON.stringify(request)}'`;
-    // A file system of 4 MiB; it grows between the second run and the third.
-    const script = [
-      `mount -t tmpfs -o size=4m none ${disk}`,
+    const run = fetching({ url: `${server.origin}/image`, digest, partial: `${disk}/p` });
+    const becomeSilent = (): void => void (told = false);
+    process.once("SIGUSR2", becomeSilent);
+    // It grows between the second run and the third.
+    const outcomes = await onDiskOf4MiB(disk, [
       run,
-      "kill -USR1 $PPID",
+      "kill -USR2 $PPID",
       `sleep 0.3; ${run}`,
       `mount -o remount,size=32m ${disk}`,
       run,
-    ].join("; ");
-    const unshare = process.getuid?.() === 0 ? ["-m"] : ["-r", "-m"];
-    const becomeSilent = (): void => void (told = false);
-    process.once("SIGUSR2", becomeSilent);
-    const child = spawn("unshare", [...unshare, "sh", "-c", script.replace("USR1", "USR2")], {
-      stdio: ["ignore", "pipe", "inherit"],
-    });
-    let said = "";
-    child.stdout.on("data", (text: Buffer) => (said += text.toString()));
-    await once(child, "close");
+    ]);
     process.removeListener("SIGUSR2", becomeSilent);
-    const outcomes = said.split("\n").filter((line) => line !== "" && line !== "begun");
     assert.deepEqual(outcomes, ["IMAGE_NO_SPACE", "IMAGE_NO_SPACE", "done"]);
     assert.equal(server.requests[0]?.headers.get("range"), undefined);
     const resumed = /^bytes=(\d+)-$/.exec(server.requests.at(-1)?.headers.get("range") ?? "");
@@ -61,30 +51,84 @@ void suite("the disk below a transfer", () => {
     assert.equal(index, 3);
   });
 
+  test("a file system image larger than the disk is fetched if what is used of it fits, and refused early if not", async () => {
+    for (const [usedMiB, outcome] of [
+      [1, "done"],
+      [7, "IMAGE_NO_SPACE"],
+    ] as const) {
+      using folder = new Folder();
+      const bytes = Buffer.concat([sampleBytes(MIB, 3), Buffer.alloc(11 * MIB)]);
+      // The superblock of an ext file system of 12 MiB in blocks of 4 KiB.
+      bytes.fill(0, 1024, 2048);
+      bytes.writeUInt32LE(3072, 1024 + 0x04);
+      bytes.writeUInt32LE(3072 - usedMiB * 256, 1024 + 0x0c);
+      bytes.writeUInt32LE(2, 1024 + 0x18);
+      bytes.writeUInt16LE(0xef53, 1024 + 0x38);
+      await using server = await TestServer.start((_request, reply) => reply.file(bytes, { rate: 32 * MIB }));
+      const disk = folder.file("disk");
+      const run = fetching({ url: `${server.origin}/image`, digest: sha256(bytes), partial: `${disk}/p` });
+      assert.deepEqual(await onDiskOf4MiB(disk, [run]), [outcome]);
+      if (outcome !== "done") assert.ok(server.sent < 4 * MIB, `${server.sent} bytes were sent`);
+    }
+  });
+
   test("a path that can't be a file is a HostError that names it", async () => {
     using folder = new Folder();
     await using server = await TestServer.start((_request, reply) => reply.file(sampleBytes(1000)));
-    mkdirSync(folder.file("directory"));
     writeFileSync(folder.file("file"), "x");
-    symlinkSync(folder.file("file"), folder.file("link"));
-    for (const path of [folder.file("directory"), folder.file("link"), `${folder.file("file")}/below`]) {
-      const promise = transferWith({ urls: [server.origin], digest: null, partial: path }, policyFor("fast"));
-      await assert.rejects(promise, (error: unknown) => {
-        assert.ok(error instanceof HostError, String(error));
-        assert.ok(error.message.includes(path), error.message);
-        return true;
-      });
-    }
+    const partial = `${folder.file("file")}/below`;
+    const promise = transferWith({ urls: [server.origin], digest: null, partial }, policyFor("fast"));
+    await assert.rejects(promise, (error: unknown) => {
+      assert.ok(error instanceof HostError, String(error));
+      assert.ok(error.message.includes(partial), error.message);
+      return true;
+    });
     assert.equal(readFileSync(folder.file("file"), "utf8"), "x");
   });
 
-  test("a side file that was made a link is not followed", async () => {
+  test("a link or a pipe in a file's place is taken away and never followed, nor is another name of a file", async () => {
+    const bytes = sampleBytes(1000);
+    await using server = await TestServer.start((_request, reply) => reply.file(bytes));
+    for (const name of ["p", "p.journal"]) {
+      for (const put of [symlinkSync, linkSync, (_from: string, to: string) => execFileSync("mkfifo", [to])]) {
+        using folder = new Folder();
+        writeFileSync(folder.file("precious"), "x");
+        put(folder.file("precious"), folder.file(name));
+        const request = { urls: [server.origin], digest: null, partial: folder.file("p") };
+        assert.equal(peekPartial(request.partial), null);
+        const result = await transferWith(request, policyFor("fast"));
+        assert.ok(readFileSync(result.path).equals(bytes));
+        assert.equal(readFileSync(folder.file("precious"), "utf8"), "x");
+      }
+    }
+  });
+
+  test("a file that was made unwritable before it could be published is gone on with", async () => {
     using folder = new Folder();
-    await using server = await TestServer.start((_request, reply) => reply.file(sampleBytes(1000)));
-    writeFileSync(folder.file("precious"), "x");
-    symlinkSync(folder.file("precious"), folder.file("p.journal"));
+    const bytes = sampleBytes(100_000);
+    await using server = await TestServer.start((_request, reply) => reply.file(bytes));
     const request = { urls: [server.origin], digest: null, partial: folder.file("p") };
-    await assert.rejects(transferWith(request, policyFor("fast")), SmolVMError);
-    assert.equal(readFileSync(folder.file("precious"), "utf8"), "x");
+    await transferWith(request, policyFor("fast"));
+    chmodSync(request.partial, 0o444);
+    const result = await transferWith(request, policyFor("fast"));
+    assert.equal(result.fetchedBytes, 0);
+    assert.equal(statSync(request.partial).mode & 0o777, 0o644);
   });
 });
+
+/** The command that runs one transfer in a process of its own. */
+function fetching(request: { readonly url: string; readonly digest: string; readonly partial: string }): string {
+  return `${process.execPath} ${CHILD} '${JSON.stringify({ ...request, transport: "simple", lanes: 1 })}'`;
+}
+
+/** Runs commands where a small file system is mounted at `disk`, and gives what they print when they end. */
+async function onDiskOf4MiB(disk: string, commands: readonly string[]): Promise<string[]> {
+  mkdirSync(disk);
+  const script = [`mount -t tmpfs -o size=4m none ${disk}`, ...commands].join("; ");
+  const unshare = process.getuid?.() === 0 ? ["-m"] : ["-r", "-m"];
+  const child = spawn("unshare", [...unshare, "sh", "-c", script], { stdio: ["ignore", "pipe", "inherit"] });
+  let said = "";
+  child.stdout.on("data", (text: Buffer) => (said += text.toString()));
+  await once(child, "close");
+  return said.split("\n").filter((line) => line !== "" && line !== "begun");
+}
