@@ -127,16 +127,25 @@ function optional(check: (field: string, value: unknown) => string, field: strin
 const PROTOCOLS = ["http:", "https:", "file:"];
 
 function url(field: string, value: unknown): string {
+  const objection = objectionToAddress(value);
+  if (objection !== null) throw invalid(field, value, objection);
+  return value as string;
+}
+
+/** Whether an asset can have this address. */
+export function isAddress(value: unknown): value is string {
+  return objectionToAddress(value) === null;
+}
+
+/** What an address has to be, where it is not that. */
+function objectionToAddress(value: unknown): string | null {
   const allowed = "an http:, https: or file: address";
-  if (typeof value !== "string" || value.length > MAX_URL || /[\p{Cc}\s]/u.test(value)) {
-    throw invalid(field, value, allowed);
-  }
-  if (!URL.canParse(value)) throw invalid(field, value, allowed);
+  if (typeof value !== "string" || value.length > MAX_URL || /[\p{Cc}\s]/u.test(value)) return allowed;
+  if (!URL.canParse(value)) return allowed;
   const parsed = new URL(value);
-  if (!PROTOCOLS.includes(parsed.protocol)) throw invalid(field, value, allowed);
+  if (!PROTOCOLS.includes(parsed.protocol)) return allowed;
   // A file on another host is not a file here, and opening it would quietly open another one.
-  if (parsed.protocol === "file:" && parsed.host !== "") throw invalid(field, value, "a file: address without a host");
-  return value;
+  return parsed.protocol === "file:" && parsed.host !== "" ? "a file: address without a host" : null;
 }
 
 function mirrors(field: string, value: unknown): string[] {
@@ -163,10 +172,13 @@ function path(field: string, value: unknown): string {
 }
 
 function bootArgs(field: string, value: unknown): string {
-  if (typeof value !== "string" || value.length > MAX_BOOT_ARGS || /\p{Cc}/u.test(value)) {
-    throw invalid(field, value, `one line of at most ${MAX_BOOT_ARGS} characters`);
-  }
+  if (!isBootArgs(value)) throw invalid(field, value, `one line of at most ${MAX_BOOT_ARGS} characters`);
   return value;
+}
+
+/** Whether a kernel can be given these arguments. */
+export function isBootArgs(value: unknown): value is string {
+  return typeof value === "string" && value.length <= MAX_BOOT_ARGS && !/\p{Cc}/u.test(value);
 }
 
 function invalid(field: string, value: unknown, allowed: string): ValidationError {

@@ -1,3 +1,4 @@
+import { printable } from "../../printable.js";
 import { defineCommand } from "../command.js";
 import { IMAGE_OPTIONS, imageManager } from "../images.js";
 import { formatBytes, table } from "../output.js";
@@ -16,7 +17,7 @@ were last held against their digest.`,
       image.allocatedBytes === null ? "-" : formatBytes(image.allocatedBytes),
       image.sizeBytes === null ? "-" : formatBytes(image.sizeBytes),
       image.verifiedAt ?? "-",
-      image.source ?? image.origin,
+      printable(image.source ?? image.origin),
     ]);
     return { data: images, text: table([["NAME", "HERE", "ON DISK", "SIZE", "VERIFIED", "SOURCE"], ...rows]) };
   },

@@ -1,6 +1,7 @@
 import type { FileHandle } from "node:fs/promises";
 
 import { ImageError } from "../../errors.js";
+import { printableNote } from "../../printable.js";
 import type { Extents } from "./record.js";
 import { writeSparse } from "./sparse.js";
 import { padding, parseHeader, parsePax, parseSparseRuns, TAR_BLOCK, type TarHeader } from "./tar.js";
@@ -76,7 +77,7 @@ export class ArchiveReader {
   }
 
   invalid(what: string): ImageError {
-    return new ImageError("IMAGE_INVALID", `'${this.path}' is not a valid image archive: ${what}.`, {
+    return new ImageError("IMAGE_INVALID", `'${this.path}' is not a valid image archive: ${printableNote(what)}.`, {
       hint: "Export the image again with: smolvm image export",
       details: { path: this.path, position: this.#position },
     });

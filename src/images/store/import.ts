@@ -13,6 +13,9 @@ import { MANIFEST_FILE, MAX_MANIFEST_BYTES, membersOf, parseManifest } from "./m
 import { assetsOf, type AssetKind, type AssetRecord, type Extents, type ImageRecord } from "./record.js";
 import type { ImageStore } from "./store.js";
 
+/** The largest file that is taken, in apparent bytes: what a download may unpack to as well. */
+const MAX_ASSET_BYTES = 64 * 2 ** 30;
+
 export interface ImportOptions {
   readonly name: string | undefined;
   readonly force: boolean;
@@ -76,6 +79,9 @@ async function readManifest(reader: ArchiveReader): Promise<ImageRecord> {
   }
   const record = parseManifest((await reader.content(member)).toString("utf8"));
   if (typeof record === "string") throw reader.invalid(record);
+  // The holes of a file cost an archive nothing, but whoever takes it has to hash them.
+  const [large] = assetsOf(record).find(([, { size }]) => size > MAX_ASSET_BYTES) ?? [];
+  if (large !== undefined) throw reader.invalid(`its ${large} is larger than ${MAX_ASSET_BYTES / 2 ** 30} GiB`);
   return record;
 }
 

@@ -1,4 +1,4 @@
-import { assertImageName } from "../name.js";
+import { isImageName } from "../name.js";
 import { ASSET_FILES } from "./layout.js";
 import { assetsOf, parseRecord, type AssetKind, type AssetRecord, type ImageRecord } from "./record.js";
 
@@ -23,9 +23,9 @@ export function parseManifest(text: string): ImageRecord | string {
   }
   if (value?.archive !== FORMAT) return "its manifest is not that of an image archive";
   if (value.version !== VERSION)
-    return `its format is version ${String(value.version)}, and this smolvm reads version ${VERSION}`;
+    return `its format is version ${String(value.version).slice(0, 20)}, and this smolvm reads version ${VERSION}`;
   const name = value.image?.name;
-  assertImageName(name);
+  if (typeof name !== "string" || !isImageName(name)) return "its manifest gives the image a name that none can have";
   return parseRecord(value.image, name) ?? "its manifest does not describe an image";
 }
 

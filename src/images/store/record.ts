@@ -1,3 +1,4 @@
+import { isAddress, isBootArgs } from "../source.js";
 import { parseJson, readSmallFile } from "./look.js";
 
 /** The parts that an image is made of. Every image has a kernel and a root filesystem; the initrd is for those that need one. */
@@ -66,14 +67,15 @@ export function parseRecord(value: unknown, name: string): ImageRecord | null {
   const origin = parseOrigin(value["origin"]);
   const { bootArgs, installedAt } = value;
   if (kernel === null || rootfs === null || initrd === null || origin === null) return null;
-  if (!isTextOrNull(bootArgs) || typeof installedAt !== "string") return null;
+  // What a source may not have an image may not have either: an archive or an editor may have written this.
+  if ((bootArgs !== null && !isBootArgs(bootArgs)) || !isTime(installedAt)) return null;
   return { name, assets: { kernel, rootfs, ...(initrd && { initrd }) }, bootArgs, origin, installedAt };
 }
 
 function parseAsset(value: unknown): AssetRecord | null {
   if (!isObject(value)) return null;
   const { contentDigest, size, url, digest } = value;
-  if (!isDigest(contentDigest) || !isSize(size) || !isTextOrNull(url)) return null;
+  if (!isDigest(contentDigest) || !isSize(size) || (url !== null && !isAddress(url))) return null;
   if (digest !== null && !isDigest(digest)) return null;
   return { contentDigest, size, url, digest };
 }
@@ -99,8 +101,8 @@ function isSize(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
-function isTextOrNull(value: unknown): value is string | null {
-  return value === null || typeof value === "string";
+function isTime(value: unknown): value is string {
+  return typeof value === "string" && /^\d{4}-\d\d-\d\dT[\d:.]{1,20}Z$/.test(value);
 }
 
 /** The assets that a record has, in the order of `ASSET_KINDS`. */

@@ -283,6 +283,49 @@ test("a hostile archive is a typed error, and nothing is left of it", async (t) 
   t.diagnostic(`${Object.keys(cases).length} hostile archives`);
 });
 
+test("an archive can't bring what no image may have, nor holes without end", async (t) => {
+  const { there, folder } = await setting(t);
+  const path = join(folder, "odd.tar");
+  const asset = { contentDigest: sha256(KERNEL), size: KERNEL.length, url: null, digest: null };
+  const vast = 8 * 2 ** 40;
+  const cases: Record<string, Buffer> = {
+    "boot arguments without end": tar([manifest({ bootArgs: "a".repeat(1537) }), ...GOOD]),
+    "boot arguments of two lines": tar([manifest({ bootArgs: "quiet\ninit=/x" }), ...GOOD]),
+    "an address that clears the screen": tar([
+      manifest({}, { kernel: { ...asset, url: "http://host/\u001b[2J" } }),
+      ...GOOD,
+    ]),
+    "an address of another kind": tar([manifest({}, { kernel: { ...asset, url: "javascript:1" } }), ...GOOD]),
+    "a time that is none": tar([manifest({ installedAt: "\u001b[2J" }), ...GOOD]),
+    "a name that none can have": tar([manifest({ name: ".hidden" }), ...GOOD]),
+    "8 TiB of holes": tar([
+      manifest({}, { rootfs: { ...asset, size: vast } }),
+      GOOD[0] as Member,
+      ...sparse("rootfs.ext4", formatSparseMap([], vast), Buffer.alloc(0), String(vast)),
+    ]),
+  };
+  for (const [what, bytes] of Object.entries(cases)) {
+    writeFileSync(path, bytes);
+    const importing = there.importArchive(path, { name: "forged", signal: AbortSignal.timeout(2_000) });
+    await assert.rejects(importing, { code: "IMAGE_INVALID" }, what);
+    assertNothing(there.cacheDir, what);
+    assert.deepEqual(
+      (await there.list()).map(({ name }) => name),
+      ["hello"],
+      what,
+    );
+  }
+});
+
+test("what an archive says of itself does nothing with a terminal", async (t) => {
+  const { there, folder } = await setting(t);
+  const path = join(folder, "odd.tar");
+  writeFileSync(path, tar([manifest(), { name: "\u001b]0;owned\u0007\u001b[2J", data: KERNEL }]));
+  const error: unknown = await there.importArchive(path).catch((thrown: unknown) => thrown);
+  assert.ok(error instanceof SmolVMError);
+  assert.doesNotMatch(error.message, /\p{Cc}/u);
+});
+
 test("an archive can't pass its content off as what an address with a pinned digest serves", async (t) => {
   const { there, folder, registry, files } = await setting(t);
   const path = join(folder, "forged.tar");

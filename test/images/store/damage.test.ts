@@ -173,7 +173,12 @@ test("a record is taken only if every field of it is what it must be", () => {
     { ...record, origin: { kind: "stolen" } },
     { ...record, origin: { kind: "built", details: { x: 1 } } },
     { ...record, bootArgs: 1 },
+    { ...record, bootArgs: "a".repeat(1537) },
+    { ...record, bootArgs: "two\nlines" },
+    { ...record, assets: { kernel: asset, rootfs: { ...asset, url: "gopher://host/" } } },
+    { ...record, assets: { kernel: asset, rootfs: { ...asset, url: "http://host/\u0007" } } },
     { ...record, installedAt: undefined },
+    { ...record, installedAt: "yesterday" },
   ];
   for (const value of wrong) assert.equal(parseRecord(value, "hello"), null, JSON.stringify(value));
 });
