@@ -1,5 +1,6 @@
 import {
   existsSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   readFileSync,
@@ -7,6 +8,7 @@ import {
   renameSync,
   rmSync,
   rmdirSync,
+  unlinkSync,
   utimesSync,
   writeFileSync,
 } from "node:fs";
@@ -19,6 +21,11 @@ import { liveness, processIdentity, type ProcessIdentity } from "./process.js";
 export interface Lock {
   /** Aborted if the lock was lost: this process was held up for so long that others took it for dead. */
   readonly lost: AbortSignal;
+  /**
+   * Looks whether it is still held, and aborts `lost` if it is not. To be asked before a step that can't be undone: after a
+   * long stop the program goes on at once, and `lost` is told only at the next heartbeat.
+   */
+  isHeld(): boolean;
   release(): void;
 }
 
@@ -130,11 +137,22 @@ function announce(folder: string, { withParents }: { readonly withParents: boole
       return own;
     } catch (error) {
       rmSync(staged, { force: true });
-      const mayBeMade = withParents || existsSync(dirname(folder));
       // The last one to leave removes the folder: under the rename, or in the middle of making sure that it is there.
-      if (!isErrno(error, "ENOENT") || !mayBeMade || tries === MAX_TRIES) throw error;
+      const left = isErrno(error, "ENOENT") && (withParents || existsSync(dirname(folder)));
+      if (tries === MAX_TRIES || !(left || setAside(folder, `${staged}.aside`))) throw error;
     }
   }
+}
+
+/**
+ * A file where the lock is to be is of somebody who does not know what the place stands for. Two steps that never take a
+ * folder: another process may have set it aside and made one by now.
+ */
+function setAside(path: string, to: string): boolean {
+  if (lstatSync(path, { throwIfNoEntry: false })?.isFile() !== true) return false;
+  linkSync(path, to);
+  unlinkSync(path);
+  return true;
 }
 
 function makeOne(folder: string): void {
@@ -159,11 +177,14 @@ function othersIn(folder: string, own: string | null): Announcement[] {
     .map((name) => ({ name, holds: names.includes(`${name}${HOLDS}`) }));
 }
 
+/** Folders in it are foreign: an announcement is a file. */
 function entries(folder: string): string[] {
   try {
-    return readdirSync(folder);
+    return readdirSync(folder, { withFileTypes: true })
+      .filter((entry) => !entry.isDirectory())
+      .map(({ name }) => name);
   } catch (error) {
-    if (isErrno(error, "ENOENT")) return [];
+    if (isErrno(error, "ENOENT", "ENOTDIR")) return [];
     throw error;
   }
 }
@@ -210,7 +231,7 @@ function hold(folder: string, own: string): Lock {
   const lost = new AbortController();
   const path = join(folder, own);
   writeFileSync(`${path}${HOLDS}`, "");
-  const heartbeat = setInterval(() => {
+  const beat = (): boolean => {
     try {
       const now = new Date();
       utimesSync(path, now, now);
@@ -218,10 +239,13 @@ function hold(folder: string, own: string): Lock {
       if (isErrno(error, "ENOENT")) lost.abort(new Error(`the lock ${folder} was lost`));
       // Any other failure to beat ends with others taking the lock over, and then with ENOENT here.
     }
-  }, HEARTBEAT_MS);
+    return !lost.signal.aborted;
+  };
+  const heartbeat = setInterval(beat, HEARTBEAT_MS);
   heartbeat.unref();
   return {
     lost: lost.signal,
+    isHeld: beat,
     release() {
       clearInterval(heartbeat);
       withdraw(folder, own);

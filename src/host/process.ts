@@ -1,6 +1,8 @@
 import { readFileSync, readlinkSync } from "node:fs";
 import { hostname } from "node:os";
 
+import { isErrno } from "./errno.js";
+
 /**
  * Names one process for as long as this host runs. A pid alone is not enough: it is reused, and a cache folder may be
  * shared between hosts or between containers that number their processes apart.
@@ -9,7 +11,7 @@ export interface ProcessIdentity {
   readonly pid: number;
   /** When it started, in the host's own unit: clock ticks since boot on Linux, a date on macOS. */
   readonly started: string;
-  /** The host, its boot and the pid namespace that `pid` belongs to. */
+  /** The host and its name, its boot, and the pid namespace that `pid` belongs to. */
   readonly scope: Scope;
 }
 
@@ -25,7 +27,8 @@ function currentScope(): Scope {
   scope ??=
     process.platform === "linux"
       ? {
-          host: readOrEmpty("/etc/machine-id") || hostname(),
+          // Machines that were cloned, and containers of one make, have the same id: their names mostly differ.
+          host: `${readOrEmpty("/etc/machine-id")} ${hostname()}`,
           boot: readOrEmpty("/proc/sys/kernel/random/boot_id"),
           // The namespace's inode number stands for "which container".
           namespace: readLinkOrEmpty("/proc/self/ns/pid"),
@@ -66,7 +69,10 @@ function readLinkOrEmpty(path: string): string {
   }
 }
 
-/** When the process started, or null if there is no such process. A zombie counts as gone: it holds nothing. */
+/**
+ * When the process started, or null if there is no such process. A zombie counts as gone: it holds nothing. Throws where it
+ * can't be looked at.
+ */
 function startTime(pid: number): string | null {
   try {
     if (process.platform === "linux") {
@@ -78,9 +84,17 @@ function startTime(pid: number): string | null {
     const started = ask("ps", "-o", "lstart=", "-p", String(pid));
     return started === "" ? null : started;
   } catch (error) {
-    // Too many open files, say, is no sign of death.
-    if (process.platform === "linux" && !GONE.includes((error as NodeJS.ErrnoException).code ?? "")) throw error;
+    // Too many open files, say, is no sign of death. Nor is a /proc that hides the processes of other users (`hidepid`).
+    if (process.platform === "linux" && (!isErrno(error, ...GONE) || isThere(pid))) throw error;
     return null;
+  }
+}
+
+function isThere(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return !isErrno(error, "ESRCH");
   }
 }
 
@@ -103,8 +117,11 @@ export function processIdentity(pid: number = process.pid): ProcessIdentity | nu
  */
 export function liveness(identity: ProcessIdentity): "alive" | "dead" | "unknown" {
   const here = currentScope();
-  if (identity.scope.host !== here.host) return "unknown";
-  if (identity.scope.boot !== here.boot) return "dead"; // this host has started anew since
+  // An equal boot is the same kernel, whatever the host is called by now.
+  if (here.boot === "" || identity.scope.boot !== here.boot) {
+    if (identity.scope.host !== here.host) return "unknown";
+    if (identity.scope.boot !== here.boot) return "dead"; // this host has started anew since
+  }
   if (identity.scope.namespace !== here.namespace) return "unknown";
   try {
     return startTime(identity.pid) === identity.started ? "alive" : "dead";

@@ -21,10 +21,46 @@ test("processes of another boot are dead, those of another host or container are
   const own = processIdentity();
   assert.ok(own);
   assert.equal(liveness(own), "alive");
-  assert.equal(liveness({ ...own, scope: { ...own.scope, host: "elsewhere" } }), "unknown");
+  const elsewhere = { ...own.scope, host: "elsewhere", boot: "another" };
+  assert.equal(liveness({ ...own, scope: elsewhere }), "unknown");
   assert.equal(liveness({ ...own, scope: { ...own.scope, namespace: "pid:[1]" } }), "unknown");
   if (own.scope.boot !== "") assert.equal(liveness({ ...own, scope: { ...own.scope, boot: "before" } }), "dead");
 });
+
+test("a host with the same id but another name is another host, and one that was renamed is the same", () => {
+  const own = processIdentity();
+  assert.ok(own);
+  const [id = ""] = own.scope.host.split(" ");
+  const clone = { ...own.scope, host: process.platform === "linux" ? `${id} clone` : "clone", boot: "another" };
+  assert.equal(liveness({ ...own, scope: clone }), "unknown");
+  if (own.scope.boot !== "") assert.equal(liveness({ ...own, scope: { ...own.scope, host: `${id} old` } }), "alive");
+});
+
+test("a process that /proc hides from this user is not called dead", (t) => {
+  const verdict = hidden();
+  if (verdict === null) t.diagnostic("not tried: this system lets nobody hide processes");
+  else assert.equal(verdict, "unknown");
+});
+
+/** What nobody says of a process of root where /proc hides those of others; null where that can't be set up. */
+function hidden(): string | null {
+  if (process.platform !== "linux" || process.geteuid?.() !== 0) return null;
+  const module = new URL("../../src/host/process.js", import.meta.url).href;
+  const program = `
+    import { liveness, processIdentity } from ${JSON.stringify(module)};
+    const parent = processIdentity(process.ppid);
+    process.setegid(65534);
+    process.seteuid(65534);
+    console.log(parent === null ? "" : liveness(parent));
+  `;
+  const script = 'mount -t proc -o hidepid=2 proc /proc && "$0" --input-type=module -e "$1"; exit $?';
+  const args = ["--mount", "--propagation", "private", "/bin/sh", "-c", script, process.execPath, program];
+  try {
+    return execFileSync("unshare", args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+  } catch {
+    return null; // no namespaces for this user
+  }
+}
 
 test("a process that can't be looked at, for want of a file descriptor, is not called dead", () => {
   const module = new URL("../../src/host/process.js", import.meta.url).href;
