@@ -168,7 +168,7 @@ async function download(hunt: Hunt, address: Address, options: HuntOptions): Pro
   await discardPartial(partial);
   const { digest, contentDigest, size } = result;
   const url = withoutCredentials(address.url);
-  store.sources.remember(address, { url, digest, contentDigest, seenAt: new Date().toISOString() });
+  await store.sources.remember(address, { url, digest, contentDigest, seenAt: new Date().toISOString() });
   return { asset, record: { contentDigest, size, url, digest }, origin: "download" };
 }
 

@@ -5,7 +5,7 @@ import * as inventory from "./inventory.js";
 import { assertImageName } from "./name.js";
 import { type ProgressCallback, type ProgressReport, progressTo } from "./progress.js";
 import { ImageSource, LocalImage, type ImageSourceFields } from "./source.js";
-import { type AssetKind, exportImage, ImageStore, importImage, type PruneReport } from "./store/index.js";
+import { type AssetKind, exportImage, ImageStore, importImage, type PruneReport, type Removal } from "./store/index.js";
 import { fits, wantedAgain, wantedFrom, type WantedImage } from "./wanted.js";
 
 export interface ImageManagerOptions {
@@ -89,8 +89,8 @@ export class ImageManager {
     return inventory.verify(this.#store, wanted, options.signal, progressTo(name, options.onProgress));
   }
 
-  /** Removes an image from the cache. ImageError `IMAGE_IN_USE` while a machine holds it. */
-  async remove(name: string): Promise<{ readonly freedBytes: number }> {
+  /** Removes an image from the cache, and nothing else that is in its folder. ImageError `IMAGE_IN_USE` while a machine holds it. */
+  async remove(name: string): Promise<Removal> {
     if ((await this.#wanted(name)) === null) this.#unknown(name);
     return this.#store.remove(name);
   }

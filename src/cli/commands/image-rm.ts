@@ -1,3 +1,4 @@
+import { printable } from "../../printable.js";
 import { defineCommand } from "../command.js";
 import { IMAGE_OPTIONS, imageManager } from "../images.js";
 import { formatBytes } from "../output.js";
@@ -5,17 +6,18 @@ import { print } from "../terminal.js";
 
 export const imageRm = defineCommand({
   summary: "Remove images from the cache",
-  description: "An image that a machine runs on is kept, and the command fails.",
+  description: `An image that a machine runs on is kept, and the command fails. What others have put into an image's folder stays.`,
   positionals: [{ name: "NAME", repeat: true, completes: "image" }],
   options: { ...IMAGE_OPTIONS },
   async run({ positionals, options }, { signal }) {
     const manager = await imageManager(options);
-    const removed: { name: string; freedBytes: number }[] = [];
+    const removed: { name: string; freedBytes: number; kept: readonly string[] }[] = [];
     for (const name of new Set(positionals)) {
       signal.throwIfAborted();
-      const { freedBytes } = await manager.remove(name);
-      removed.push({ name, freedBytes });
+      const { freedBytes, kept } = await manager.remove(name);
+      removed.push({ name, freedBytes, kept });
       print(`${name}: removed, ${formatBytes(freedBytes)} freed`);
+      for (const path of kept) print(`smolvm: kept, as it is not part of the image: ${printable(path)}`);
     }
     return { data: removed, text: removed.map(({ name }) => `${name}\n`).join("") };
   },

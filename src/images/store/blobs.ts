@@ -1,9 +1,9 @@
-import { type BigIntStats, chmodSync, linkSync, renameSync, rmSync } from "node:fs";
+import { type BigIntStats, chmodSync, linkSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import { isErrno } from "../../host/errno.js";
-import { makeFolder, unique } from "../../host/folder.js";
-import { replaceFile, syncFile, syncFolder } from "./durable.js";
+import { makeFolder } from "../../host/folder.js";
+import { IN_THE_WAY, replaceFile, setAside, syncFile, syncFolder } from "./durable.js";
 import { hashFile, type HashOptions } from "./hash.js";
 import type { Layout } from "./layout.js";
 import { entryAt, matchesStat, parseJson, readSmallFile, statOrNull } from "./look.js";
@@ -59,11 +59,17 @@ export class Blobs {
     return { actual: hashed.digest, stat: hashed.stat };
   }
 
+  /** Prepares a file to be published: what takes time is done before anybody has to wait for it. */
+  async seal(path: string, signal?: AbortSignal): Promise<void> {
+    chmodSync(path, 0o444);
+    await syncFile(path, signal);
+  }
+
   /**
-   * Makes a file whose bytes are known to hash to `digest` the blob of that name; `path` is gone afterwards. A blob that is
+   * Makes a sealed file whose bytes are known to hash to `digest` the blob of that name; `path` is gone afterwards. A blob that is
    * there already and has a valid stamp stays, so that the images that are links to it go on sharing it.
    */
-  async publish(path: string, digest: string, extents?: Extents): Promise<void> {
+  async publish(path: string, digest: string, extents?: Extents, signal?: AbortSignal): Promise<void> {
     const blob = this.#layout.blob(digest);
     const present = statOrNull(blob);
     if (present !== null && this.#stamps.trusted(digest, present) !== null) {
@@ -72,24 +78,21 @@ export class Blobs {
     }
     this.#clear(blob);
     makeFolder(this.#layout.blobs);
-    chmodSync(path, 0o444);
-    syncFile(path);
-    await moveFile(path, blob, { extents });
-    syncFolder(this.#layout.blobs);
+    await moveFile(path, blob, { extents, signal });
+    await syncFolder(this.#layout.blobs, signal);
     const stat = statOrNull(blob);
     if (stat !== null && (await this.#stamps.settle(stat))) this.#stamps.record(digest, stat, new Date().toISOString());
     if (extents !== undefined) this.#recordExtents(digest, extents);
   }
 
   /** Makes an image's file, whose bytes were examined, the blob of its digest as well. */
-  async publishLink(path: string, digest: string): Promise<void> {
+  async publishLink(path: string, digest: string, signal?: AbortSignal): Promise<void> {
     const blob = this.#layout.blob(digest);
     makeFolder(this.#layout.blobs);
     const restamp = this.#stamps.carry([{ digest, path }]);
     chmodSync(path, 0o444);
-    syncFile(path);
-    await this.link(path, blob, digest);
-    syncFolder(this.#layout.blobs);
+    await this.link(path, blob, digest, signal);
+    await syncFolder(this.#layout.blobs, signal);
     await restamp();
   }
 
@@ -104,21 +107,7 @@ export class Blobs {
       // No hard links here, or no more of them for this file.
       if (!isErrno(error, "EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK", "EXDEV")) throw error;
       await copySparse(from, to, { extents: this.extentsOf(digest), signal });
-      chmodSync(to, 0o444);
-      syncFile(to);
-    }
-  }
-
-  /** Moves what is in the way, and is not what its name says, to where nothing reads. */
-  setAside(path: string, label: string): void {
-    if (entryAt(path) === undefined) return;
-    makeFolder(this.#layout.damaged);
-    const when = new Date().toISOString().replaceAll(":", "");
-    try {
-      renameSync(path, join(this.#layout.damaged, `${label}-${when}-${unique()}`));
-    } catch (error) {
-      if (!isErrno(error, "EXDEV")) throw error;
-      rmSync(path, { recursive: true }); // on another file system there is no aside that costs nothing
+      await this.seal(to, signal);
     }
   }
 
@@ -128,7 +117,12 @@ export class Blobs {
   }
 
   #recordExtents(digest: string, extents: Extents): void {
-    replaceFile(this.#extentsPath(digest), JSON.stringify(extents), { durable: false });
+    try {
+      replaceFile(this.#extentsPath(digest), JSON.stringify(extents));
+    } catch (error) {
+      // They save time and nothing else: with a folder in their place copies look for the zeros.
+      if (!isErrno(error, ...IN_THE_WAY)) throw error;
+    }
   }
 
   #extentsPath(digest: string): string {
@@ -137,7 +131,7 @@ export class Blobs {
 
   /** A folder can't be replaced by a rename. */
   #clear(blob: string): void {
-    if (entryAt(blob)?.isFile() === false) this.setAside(blob, "blob");
+    if (entryAt(blob)?.isFile() === false) setAside(this.#layout, blob, "blob");
   }
 }
 

@@ -3,29 +3,51 @@ import { join } from "node:path";
 
 import { isErrno } from "../../host/errno.js";
 import type { Blobs } from "./blobs.js";
-import { makeFolder, unique } from "../../host/folder.js";
-import { replaceFile, syncFolder } from "./durable.js";
+import { makeFolder } from "../../host/folder.js";
+import { replaceFileDurably, setAside, syncFolder } from "./durable.js";
 import { ASSET_FILES, RECORD_FILE, type Layout } from "./layout.js";
 import { acquireLock, isLocked } from "../../host/lock.js";
 import { entryAt } from "./look.js";
 import { assetsOf, formatRecord, readRecord, type ImageRecord } from "./record.js";
 import { moveFile } from "./sparse.js";
 import type { Stamps } from "./stamps.js";
+import type { TemporaryFiles } from "./temporary.js";
 
 /** The rooms of one cache folder that work together on a change. */
 export interface Rooms {
   readonly layout: Layout;
   readonly stamps: Stamps;
   readonly blobs: Blobs;
+  readonly temporary: TemporaryFiles;
 }
 
-/** Runs a short change of names alone in this cache. The signal ends the wait for it; the change itself takes milliseconds. */
-export async function underCommitLock<T>(rooms: Rooms, work: () => T | Promise<T>, signal?: AbortSignal): Promise<T> {
-  const lock = await acquireLock(commitLock(rooms), signal);
-  try {
-    return await work();
-  } finally {
-    lock.release();
+/** What a change of names goes on under. */
+export interface Held {
+  /** Throws if others have taken this process for dead and may be changing names themselves. Asked before each step that can't be undone. */
+  assert(): void;
+}
+
+/**
+ * Runs a short change of names alone in this cache. The signal ends the wait for it; the change itself takes milliseconds. If the
+ * lock is lost under it, the change is made once more from its beginning.
+ */
+export async function underCommitLock<T>(
+  rooms: Rooms,
+  work: (held: Held) => T | Promise<T>,
+  signal?: AbortSignal,
+): Promise<T> {
+  for (;;) {
+    const lock = await acquireLock(commitLock(rooms), signal);
+    const assert = (): void => {
+      if (!lock.isHeld()) throw lock.lost.reason;
+    };
+    try {
+      return await work({ assert });
+    } catch (error) {
+      if (lock.isHeld() || signal?.aborted) throw error;
+    } finally {
+      lock.release();
+    }
   }
 }
 
@@ -33,13 +55,13 @@ export async function underCommitLock<T>(rooms: Rooms, work: () => T | Promise<T
  * The same for a change that frees space. On a disk that is full to the last block nobody can announce that he wants the lock; then
  * the change goes on without, unless someone has it.
  */
-export async function underCommitLockIfRoom<T>(rooms: Rooms, work: () => T | Promise<T>): Promise<T> {
+export async function underCommitLockIfRoom<T>(rooms: Rooms, work: (held: Held) => T | Promise<T>): Promise<T> {
   try {
     return await underCommitLock(rooms, work);
   } catch (error) {
     const full = isErrno(error, "ENOSPC", "EDQUOT");
     if (!full || isLocked(commitLock(rooms))) throw error;
-    return work();
+    return work({ assert: () => undefined });
   }
 }
 
@@ -54,25 +76,28 @@ function commitLock({ layout }: Rooms): string {
  * files are renamed one by one and image.json last. A crash between two of them leaves the old image.json beside new files: the
  * next use sees that they are not the ones it names, and links the old ones back from their blobs.
  */
-export async function commitImage(rooms: Rooms, record: ImageRecord, signal?: AbortSignal): Promise<void> {
-  const { layout, stamps, blobs } = rooms;
+export async function commitImage(
+  rooms: Rooms,
+  record: ImageRecord,
+  { held, signal }: { readonly held: Held; readonly signal: AbortSignal | undefined },
+): Promise<void> {
+  const { layout, stamps, blobs, temporary } = rooms;
   const folder = layout.image(record.name);
-  const staged = join(layout.staging, unique());
+  const staged = temporary.path(record.name);
   const replaced = readRecord(layout.record(record.name), record.name);
   const touched = [record, ...(replaced ? [replaced] : [])].flatMap(assetsOf).map(([, asset]) => asset.contentDigest);
   const restamp = stamps.carry([...new Set(touched)].map((digest) => ({ digest, path: layout.blob(digest) })));
-  // Under the lock nobody else stages: what is there was left by a process that was killed.
-  rmSync(layout.staging, { recursive: true, force: true });
   makeFolder(staged);
   try {
     for (const [kind, { contentDigest }] of assetsOf(record)) {
       await blobs.link(layout.blob(contentDigest), join(staged, ASSET_FILES[kind]), contentDigest, signal);
     }
-    replaceFile(join(staged, RECORD_FILE), formatRecord(record), { durable: true });
+    await replaceFileDurably(join(staged, RECORD_FILE), formatRecord(record), signal);
     signal?.throwIfAborted();
-    if (entryAt(folder)?.isDirectory() === false) blobs.setAside(folder, record.name);
-    if (!renameFolder(staged, folder)) await replaceFiles(rooms, record, staged, folder);
-    syncFolder(layout.root);
+    held.assert();
+    if (entryAt(folder)?.isDirectory() === false) setAside(layout, folder, record.name);
+    if (!renameFolder(staged, folder)) await replaceFiles(rooms, held, record, staged, folder);
+    await syncFolder(layout.root, signal);
   } finally {
     // Also after success: renaming a hard link over another one of the same file does nothing, and leaves both.
     rmSync(staged, { recursive: true, force: true });
@@ -91,16 +116,23 @@ function renameFolder(staged: string, folder: string): boolean {
   }
 }
 
-async function replaceFiles({ blobs }: Rooms, record: ImageRecord, staged: string, folder: string): Promise<void> {
+async function replaceFiles(
+  { layout }: Rooms,
+  held: Held,
+  record: ImageRecord,
+  staged: string,
+  folder: string,
+): Promise<void> {
   const files = assetsOf(record).map(([kind]) => ASSET_FILES[kind]);
   for (const file of [...files, RECORD_FILE]) {
     const target = join(folder, file);
     // A folder can't be replaced by renaming a file.
-    if (entryAt(target)?.isDirectory()) blobs.setAside(target, `${record.name}-${file}`);
+    held.assert();
+    if (entryAt(target)?.isDirectory()) setAside(layout, target, `${record.name}-${file}`);
     await moveFile(join(staged, file), target);
   }
   for (const file of Object.values(ASSET_FILES)) {
     if (!files.includes(file)) rmSync(join(folder, file), { recursive: true, force: true });
   }
-  syncFolder(folder);
+  await syncFolder(folder);
 }

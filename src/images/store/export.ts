@@ -60,7 +60,7 @@ export async function exportImage(
       await archive.close();
     }
     await rename(staged, target);
-    syncFolder(dirname(target));
+    await syncFolder(dirname(target));
     return { path: target, bytes };
   } catch (error) {
     await rm(staged, { force: true }).catch(() => undefined); // the first failure is the one to tell

@@ -5,6 +5,7 @@ import type { importImage as Import } from "./import.js";
 export type { Finding } from "./blobs.js";
 export type { Installation } from "./installation.js";
 export type { PruneReport } from "./prune.js";
+export type { Removal } from "./remove.js";
 export {
   ASSET_KINDS,
   assetsOf,

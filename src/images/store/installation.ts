@@ -1,6 +1,7 @@
 import { type BigIntStats, rmSync } from "node:fs";
 
-import { commitImage, type Rooms, underCommitLock } from "./commit.js";
+import { commitImage, type Held, type Rooms, underCommitLock } from "./commit.js";
+import { setAside, syncFile } from "./durable.js";
 import type { Leases } from "./leases.js";
 import { sameBytes, statOrNull } from "./look.js";
 import type { AssetKind, AssetRecord, Extents, ImageOrigin, ImageRecord } from "./record.js";
@@ -26,28 +27,34 @@ export class Installation {
 
   /** Makes a finished file the blob of its digest; `path` is gone afterwards. */
   async publish(path: string, digest: string, extents?: Extents): Promise<void> {
-    await this.#locked(async () => {
-      await this.#rooms.blobs.publish(path, digest, extents);
+    await this.#rooms.blobs.seal(path, this.#signal);
+    await this.#locked(async (held) => {
+      // The lease first: what is published then is safe from a prune, whatever becomes of the lock.
       this.#lease(digest);
+      held.assert();
+      await this.#rooms.blobs.publish(path, digest, extents, this.#signal);
     });
   }
 
   /** Takes up a blob that was examined and found right. False if it is no longer the one that was examined. */
   async takeUp(digest: string, examined: BigIntStats | null): Promise<boolean> {
-    return this.#ifUnchanged(this.#rooms.layout.blob(digest), examined, () => {
+    return this.#ifUnchanged(this.#rooms.layout.blob(digest), examined, (held) => {
       this.#lease(digest);
+      held.assert();
     });
   }
 
   /** Makes the file in an image's folder, whose bytes were found to hash to `digest`, a blob too. False if it has changed since. */
   async adopt(path: string, digest: string, examined: BigIntStats | null): Promise<boolean> {
-    return this.#ifUnchanged(path, examined, async () => {
-      const { blobs, layout } = this.#rooms;
-      if (statOrNull(layout.blob(digest)) === null) {
-        blobs.setAside(layout.blob(digest), "blob");
-        await blobs.publishLink(path, digest);
-      }
+    const { blobs, layout } = this.#rooms;
+    const blob = layout.blob(digest);
+    if (statOrNull(blob) === null) await syncFile(path, this.#signal);
+    return this.#ifUnchanged(path, examined, async (held) => {
       this.#lease(digest);
+      held.assert();
+      if (statOrNull(blob) !== null) return;
+      setAside(layout, blob, "blob");
+      await blobs.publishLink(path, digest, this.#signal);
     });
   }
 
@@ -56,11 +63,12 @@ export class Installation {
    * The blob that it should have been goes with it, if that is the same file.
    */
   async setAside(path: string, label: string, digest: string | null, examined: BigIntStats | null): Promise<void> {
-    await this.#ifUnchanged(path, examined, () => {
-      const { blobs, layout } = this.#rooms;
+    await this.#ifUnchanged(path, examined, (held) => {
+      const { layout } = this.#rooms;
       const blob = digest === null ? null : layout.blob(digest);
       const twin = blob !== null && blob !== path && sameBytes(statOrNull(blob), examined);
-      blobs.setAside(path, label);
+      held.assert();
+      setAside(layout, path, label);
       if (twin) rmSync(blob);
     });
   }
@@ -79,7 +87,7 @@ export class Installation {
       origin: image.origin,
       installedAt: new Date().toISOString(),
     };
-    await this.#locked(() => commitImage(this.#rooms, record, this.#signal));
+    await this.#locked((held) => commitImage(this.#rooms, record, { held, signal: this.#signal }));
   }
 
   end(): void {
@@ -87,11 +95,15 @@ export class Installation {
   }
 
   /** Does something under the commit lock if the file at the path is still the one that was examined; null for none. */
-  #ifUnchanged(path: string, examined: BigIntStats | null, work: () => Promise<void> | void): Promise<boolean> {
-    return this.#locked(async () => {
+  #ifUnchanged(
+    path: string,
+    examined: BigIntStats | null,
+    work: (held: Held) => Promise<void> | void,
+  ): Promise<boolean> {
+    return this.#locked(async (held) => {
       const now = statOrNull(path);
       if (now === null ? examined !== null : !sameBytes(now, examined)) return false;
-      await work();
+      await work(held);
       return true;
     });
   }
@@ -100,7 +112,7 @@ export class Installation {
     this.#releases.push(this.#leases.take([digest], { vmId: null, folder: null, images: [] }));
   }
 
-  #locked<T>(work: () => Promise<T>): Promise<T> {
+  #locked<T>(work: (held: Held) => Promise<T>): Promise<T> {
     return underCommitLock(this.#rooms, work, this.#signal);
   }
 }

@@ -20,8 +20,8 @@ export const ASSET_FILES = {
  *     .extents/<hex>.json                          where a sparse blob has data
  *     .sources/<key>.json                          what an address was seen to serve
  *     .partial/<key>                               resumable downloads
- *     .locks/<key>/  .leases/  .staging/           who works on what; who uses what; images being put together
- *     .tmp/<process>/                              files that builders write
+ *     .locks/<key>/  .leases/                      who works on what; who uses what
+ *     .tmp/<process>/                              images being put together, and files that builders write
  *     .damaged/                                    what failed verification
  *     .removed-<id>/                               an image on its way out
  *
@@ -54,9 +54,6 @@ export class Layout {
   }
   get leases(): string {
     return join(this.root, ".leases");
-  }
-  get staging(): string {
-    return join(this.root, ".staging");
   }
   get temporary(): string {
     return join(this.root, ".tmp");

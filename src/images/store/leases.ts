@@ -1,4 +1,4 @@
-import { existsSync, lstatSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, lstatSync, readdirSync, readFileSync, rmSync, utimesSync } from "node:fs";
 import { join } from "node:path";
 
 import { ImageError } from "../../errors.js";
@@ -30,8 +30,13 @@ export interface LeaseSurvey {
   readonly unreadable: string[];
 }
 
-/** How long a lease counts whose process runs on another host or in another container and whose machine can't be seen from here. */
+/**
+ * How long a lease counts after the last sign of its process, if that runs on another host or in another container and its
+ * machine can't be seen from here.
+ */
 const UNKNOWN_LASTS_MS = 24 * 60 * 60 * 1000;
+/** How often a process gives that sign: the time of the file. */
+const RENEW_MS = 10 * 60 * 1000;
 
 /** Keeps blobs from being removed. Written under the commit lock, which prune holds too. */
 export class Leases {
@@ -45,8 +50,12 @@ export class Leases {
   take(digests: readonly string[], holder: LeaseHolder): () => void {
     const path = join(this.#layout.leases, `${unique()}.json`);
     const lease: LeaseRecord = { ...holder, process: processIdentity(), digests };
-    replaceFile(path, JSON.stringify(lease), { durable: false });
-    return () => rmSync(path, { force: true });
+    replaceFile(path, JSON.stringify(lease));
+    const stop = renewing(path);
+    return () => {
+      stop();
+      rmSync(path, { force: true });
+    };
   }
 
   /** Which leases hold, and the files of those that don't and of those that can't be read. */
@@ -54,7 +63,7 @@ export class Leases {
     const survey: LeaseSurvey = { live: [], stale: [], unreadable: [] };
     for (const path of this.#files()) {
       const text = readOrNull(path);
-      if (text === null) continue; // released just now
+      if (text === null) continue; // released just now, or no file
       const lease = parseLease(parseJson(text));
       if (lease === null) survey.unreadable.push(path);
       else if (holds(lease, path)) survey.live.push(lease);
@@ -83,25 +92,54 @@ export class Leases {
         .filter((name) => name.endsWith(".json"))
         .map((name) => join(this.#layout.leases, name));
     } catch (error) {
-      if (isErrno(error, "ENOENT")) return [];
+      if (isErrno(error, "ENOENT", "ENOTDIR")) return [];
       throw error;
     }
   }
 }
 
+/** The leases of this process that last. */
+const renewed = new Set<string>();
+let timer: NodeJS.Timeout | undefined;
+
+/** Keeps a lease from looking given up to those who can't look at this process, until what it gives is called. */
+function renewing(path: string): () => void {
+  renewed.add(path);
+  timer ??= setInterval(() => renewed.forEach(renew), RENEW_MS).unref();
+  return () => {
+    renewed.delete(path);
+    if (renewed.size > 0) return;
+    clearInterval(timer);
+    timer = undefined;
+  };
+}
+
+function renew(path: string): void {
+  try {
+    const now = new Date();
+    utimesSync(path, now, now);
+  } catch (error) {
+    // Gone, or a disk that is away for a moment: there is a day for the next try.
+    if (!isErrno(error)) throw error;
+  }
+}
+
 function holds(lease: LeaseRecord, path: string): boolean {
-  if (lease.folder !== null && existsSync(lease.folder)) return true;
   const verdict = lease.process === null ? "dead" : liveness(lease.process);
-  if (verdict !== "unknown") return verdict === "alive";
-  const stat = lstatSync(path, { throwIfNoEntry: false });
-  return stat !== undefined && Date.now() - stat.mtimeMs < UNKNOWN_LASTS_MS;
+  const age = Date.now() - (lstatSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0);
+  if (lease.folder !== null && existsSync(lease.folder)) {
+    // The process of a detached machine has ended, so whoever comes by and sees the machine gives the sign for it.
+    if (verdict === "dead" && age > RENEW_MS) renew(path);
+    return true;
+  }
+  return verdict === "unknown" ? age < UNKNOWN_LASTS_MS : verdict === "alive";
 }
 
 function readOrNull(path: string): string | null {
   try {
     return readFileSync(path, "utf8");
   } catch (error) {
-    if (isErrno(error, "ENOENT")) return null;
+    if (isErrno(error, "ENOENT", "EISDIR")) return null;
     throw error;
   }
 }

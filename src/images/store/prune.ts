@@ -3,7 +3,7 @@ import { basename, join } from "node:path";
 
 import { isImageName } from "../name.js";
 import { isErrno } from "../../host/errno.js";
-import type { Rooms } from "./commit.js";
+import type { Held, Rooms } from "./commit.js";
 import { REMOVED_PREFIX } from "./layout.js";
 import type { Leases } from "./leases.js";
 import { isLocked, removeLock } from "../../host/lock.js";
@@ -35,11 +35,11 @@ const SCRAP_KEPT_MS = 60 * 60 * 1000;
  * Removes what no image, no machine and no running work uses. The caller holds the commit lock: nobody publishes, commits or
  * takes a lease meanwhile. Fails before removing anything if a lease can't be read.
  */
-export function prune(rooms: Rooms, leases: Leases, dryRun: boolean): PruneReport {
+export function prune(rooms: Rooms, leases: Leases, held: Held, dryRun: boolean): PruneReport {
   const survey = leases.surveyAll();
-  const held = new Set(survey.live.flatMap((lease) => lease.digests));
+  const leased = new Set(survey.live.flatMap((lease) => lease.digests));
   const found = [
-    ...unusedBlobs(rooms, held),
+    ...unusedBlobs(rooms, leased),
     ...stalePartials(rooms),
     ...survey.stale.map((path) => item("lease", path)),
     ...deadLocks(rooms),
@@ -49,6 +49,7 @@ export function prune(rooms: Rooms, leases: Leases, dryRun: boolean): PruneRepor
   const removed = weigh(found);
   if (!dryRun) {
     for (const { path, what } of removed) {
+      held.assert();
       if (what === "lock") removeLock(path);
       else rmSync(path, { recursive: true, force: true });
     }
@@ -99,8 +100,6 @@ function deadLocks({ layout }: Rooms): Found[] {
 function leftovers({ layout }: Rooms): Found[] {
   const folders = [layout.stamps, layout.extents, layout.sources, layout.leases];
   return [
-    // Staging is used under the commit lock only, and so is what is being removed.
-    ...children(layout.staging),
     ...children(layout.root).filter((path) => basename(path).startsWith(REMOVED_PREFIX)),
     ...children(layout.temporary).filter(isAbandoned),
     ...folders.flatMap(children).filter((path) => path.endsWith(".tmp") && ageOf(path) > SCRAP_KEPT_MS),
@@ -112,7 +111,7 @@ function clearSideFiles({ layout }: Rooms): void {
   for (const path of [...children(layout.stamps), ...children(layout.extents)]) {
     const digest = basename(path).slice(0, 64);
     if (isDigest(digest) && entryAt(layout.blob(digest)) === undefined) {
-      rmSync(path, { force: true });
+      rmSync(path, { recursive: true, force: true });
     }
   }
 }
@@ -150,7 +149,7 @@ function entries(folder: string): { name: string; isDirectory(): boolean }[] {
   try {
     return readdirSync(folder, { withFileTypes: true });
   } catch (error) {
-    if (isErrno(error, "ENOENT")) return [];
+    if (isErrno(error, "ENOENT", "ENOTDIR")) return [];
     throw error;
   }
 }

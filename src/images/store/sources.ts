@@ -1,9 +1,9 @@
 import { join } from "node:path";
 
 import { withoutCredentials } from "../address.js";
-import { replaceFile } from "./durable.js";
+import { replaceFileDurably, setAside } from "./durable.js";
 import type { Layout } from "./layout.js";
-import { parseJson, readSmallFile } from "./look.js";
+import { entryAt, parseJson, readSmallFile } from "./look.js";
 import { isDigest, isObject } from "./record.js";
 
 /** An address and what its bytes must hash to, if that is known. */
@@ -57,8 +57,10 @@ export class SeenSources {
     return { url, digest, contentDigest, seenAt };
   }
 
-  remember(address: Address, seen: Seen): void {
-    replaceFile(this.#path(address), `${JSON.stringify(seen, null, 2)}\n`, { durable: true });
+  async remember(address: Address, seen: Seen): Promise<void> {
+    const path = this.#path(address);
+    if (entryAt(path)?.isDirectory()) setAside(this.#layout, path, "source");
+    await replaceFileDurably(path, `${JSON.stringify(seen, null, 2)}\n`);
   }
 
   #path(address: Address): string {

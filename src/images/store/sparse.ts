@@ -55,7 +55,7 @@ export async function moveFile(from: string, to: string, options: CopyOptions = 
     try {
       const { mode } = await stat(from);
       await chmod(copy, mode & 0o777);
-      syncFile(copy);
+      await syncFile(copy, options.signal);
       await rename(copy, to);
     } catch (failure) {
       await rm(copy, { force: true });

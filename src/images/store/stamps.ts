@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { isErrno } from "../../host/errno.js";
 import { NOT_WRITABLE } from "../storage-failure.js";
 import { makeFolder } from "../../host/folder.js";
-import { replaceFile } from "./durable.js";
+import { IN_THE_WAY, replaceFile } from "./durable.js";
 import type { Layout } from "./layout.js";
 import { STAT_FIELDS, matchesStat, parseJson, readSmallFile, sameBytes, statOrNull } from "./look.js";
 import { isObject } from "./record.js";
@@ -85,10 +85,10 @@ export class Stamps {
     };
     this.#known.set(key, stamp);
     try {
-      replaceFile(join(this.#layout.stamps, key), JSON.stringify(stamp), { durable: false });
+      replaceFile(join(this.#layout.stamps, key), JSON.stringify(stamp));
     } catch (error) {
       // A stamp saves time and nothing else: a read-only or full cache is read without.
-      if (!isErrno(error, ...NOT_WRITABLE, "ENOSPC", "EDQUOT")) throw error;
+      if (!isErrno(error, ...NOT_WRITABLE, ...IN_THE_WAY, "ENOSPC", "EDQUOT")) throw error;
     }
   }
 

@@ -1,11 +1,12 @@
 import { lstatSync, rmSync } from "node:fs";
 
 import { ImageError } from "../../errors.js";
+import { assertImageName } from "../name.js";
 import type { LocalImage } from "../source.js";
 import { storageFailure } from "../storage-failure.js";
 import { Blobs } from "./blobs.js";
 import { Catalog, type CatalogEntry } from "./catalog.js";
-import { type Rooms, underCommitLockIfRoom } from "./commit.js";
+import { type Held, type Rooms, underCommitLockIfRoom } from "./commit.js";
 import { makeFolder } from "../../host/folder.js";
 import { hashFile, type HashOptions } from "./hash.js";
 import { Installation } from "./installation.js";
@@ -23,7 +24,7 @@ import {
   type ImageOrigin,
   type ImageRecord,
 } from "./record.js";
-import { machinesUsing, removeImage } from "./remove.js";
+import { dropUnused, machinesUsing, type Removal, takeAway } from "./remove.js";
 import { SeenSources } from "./sources.js";
 import { Stamps } from "./stamps.js";
 import { TemporaryFiles } from "./temporary.js";
@@ -72,10 +73,10 @@ export class ImageStore {
     this.sources = new SeenSources(this.layout);
     this.#stamps = new Stamps(this.layout);
     this.blobs = new Blobs(this.layout, this.#stamps);
-    this.#rooms = { layout: this.layout, stamps: this.#stamps, blobs: this.blobs };
+    this.#temporary = new TemporaryFiles(this.layout);
+    this.#rooms = { layout: this.layout, stamps: this.#stamps, blobs: this.blobs, temporary: this.#temporary };
     this.#catalog = new Catalog(this.layout);
     this.#leases = new Leases(this.layout);
-    this.#temporary = new TemporaryFiles(this.layout);
   }
 
   /** A path on the cache's own file system where nothing is yet. Prune leaves it alone for as long as this process lives. */
@@ -161,7 +162,7 @@ export class ImageStore {
     work: (installation: Installation) => Promise<void>,
   ): Promise<LocalImage> {
     return this.#guarded(async () => {
-      this.layout.image(name);
+      assertImageName(name);
       makeFolder(this.cacheDir);
       const installation = new Installation(this.#rooms, this.#leases, signal);
       try {
@@ -209,16 +210,18 @@ export class ImageStore {
   }
 
   /** Removes an image, and what of its content nothing else uses. IMAGE_IN_USE while a machine holds it. */
-  remove(name: string): Promise<{ readonly freedBytes: number }> {
-    return this.#freed(() => removeImage(this.#rooms, this.#leases, name));
+  async remove(name: string): Promise<Removal> {
+    const { digests, kept } = await this.#freed((held) => takeAway(this.#rooms, this.#leases, held, name));
+    const freedBytes = await this.#freed((held) => dropUnused(this.#rooms, this.#leases, held, digests));
+    return { freedBytes, kept };
   }
 
   /** Removes what no image, machine or running work uses; with `dryRun` only says what that would be. */
   prune(options: { readonly dryRun: boolean }): Promise<PruneReport> {
-    return this.#freed(() => prune(this.#rooms, this.#leases, options.dryRun));
+    return this.#freed((held) => prune(this.#rooms, this.#leases, held, options.dryRun));
   }
 
-  #freed<T>(change: () => T | Promise<T>): Promise<T> {
+  #freed<T>(change: (held: Held) => T | Promise<T>): Promise<T> {
     return this.#guarded(() => underCommitLockIfRoom(this.#rooms, change));
   }
 

@@ -1,15 +1,15 @@
-import { existsSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
-import { isErrno } from "../../host/errno.js";
 import { makeFolder, unique } from "../../host/folder.js";
 import { replaceFile } from "./durable.js";
 import type { Layout } from "./layout.js";
-import { parseJson } from "./look.js";
+import { entryAt, parseJson, readSmallFile } from "./look.js";
 import { isObject } from "./record.js";
 
 const OWNER = "owner.json";
+const MAX_BYTES = 4096;
 
 /**
  * Places for unfinished files on the cache's own file system, in a folder that says which process they belong to. It goes
@@ -35,25 +35,36 @@ const claimed = new Set<string>();
 function claim(layout: Layout): string {
   const folder = join(layout.temporary, unique());
   makeFolder(folder);
-  replaceFile(join(folder, OWNER), JSON.stringify(processIdentity()), { durable: false });
+  replaceFile(join(folder, OWNER), JSON.stringify(processIdentity()));
   if (claimed.size === 0) process.once("exit", removeClaimed);
   claimed.add(folder);
   return folder;
 }
 
 function removeClaimed(): void {
-  for (const folder of claimed) rmSync(folder, { recursive: true, force: true });
+  for (const folder of claimed) {
+    try {
+      rmSync(folder, { recursive: true, force: true });
+    } catch {
+      // The cache can't be written any more; prune removes the folder another time. A program must not end with that.
+    }
+  }
 }
+
+/** How long a process may take to say whose a folder is. */
+const UNOWNED_KEPT_MS = 60 * 60 * 1000;
 
 /** Whether the process that a folder of temporary files belongs to has ended. One that can't be told is left alone. */
 export function isAbandoned(folder: string): boolean {
-  try {
-    const identity = parseJson(readFileSync(join(folder, OWNER), "utf8"));
-    return (
-      isObject(identity) && isObject(identity["scope"]) && liveness(identity as unknown as ProcessIdentity) === "dead"
-    );
-  } catch (error) {
-    if (isErrno(error, "ENOENT", "ENOTDIR")) return true; // killed before it had said whose it is: nothing is in it yet
-    throw error;
+  const owner = join(folder, OWNER);
+  const stat = entryAt(owner);
+  if (stat === undefined) {
+    // Killed before it had said whose it is, or about to say it.
+    const made = entryAt(folder);
+    return made !== undefined && Date.now() - made.mtimeMs > UNOWNED_KEPT_MS;
   }
+  const identity = parseJson(readSmallFile(owner, MAX_BYTES));
+  return (
+    isObject(identity) && isObject(identity["scope"]) && liveness(identity as unknown as ProcessIdentity) === "dead"
+  );
 }

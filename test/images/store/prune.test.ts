@@ -102,7 +102,6 @@ test("prune removes what is left over, says so before, and counts what the disk 
   place(".partial/new", "partial", 0);
   place(".damaged/one", "damaged", 0);
   linkSync(join(cacheDir, ".damaged/one"), join(cacheDir, ".damaged/the same"));
-  place(".staging/killed/vmlinux.bin", "x", 0);
   place(".locks/someone/dead", JSON.stringify({ ...processIdentity(), started: "never" }), 0);
   place(".tmp/killed/owner.json", JSON.stringify({ ...processIdentity(), started: "never" }), 0);
   place(".tmp/killed/rootfs", "half of one", 0);
@@ -118,7 +117,6 @@ test("prune removes what is left over, says so before, and counts what the disk 
       "lock .locks/someone",
       "partial .partial/old",
       "partial .partial/old.state",
-      "temporary .staging/killed",
       "temporary .tmp/killed",
     ].sort(),
   );
@@ -134,6 +132,57 @@ test("prune removes what is left over, says so before, and counts what the disk 
   assert.ok(existsSync(unfinished), "a builder that lives keeps its files");
   assert.deepEqual((await manager.prune()).removed, []);
   assert.ok(readFileSync((await manager.ensureImage("hello", { offline: true })).rootfsPath).equals(files.rootfs));
+});
+
+test("a folder of temporary files whose owner is about to say so is left alone", async (t) => {
+  const { manager, cacheDir } = await setting(t);
+  for (const [name, ageMs] of [["young", 0] as const, ["old", 2 * 3_600_000] as const]) {
+    const folder = join(cacheDir, ".tmp", name);
+    mkdirSync(folder, { recursive: true });
+    const time = new Date(Date.now() - ageMs);
+    utimesSync(folder, time, time);
+  }
+  await manager.prune();
+  assert.deepEqual(readdirSync(join(cacheDir, ".tmp")), ["young"]);
+});
+
+test("folders and files where smolvm keeps something else are skipped or set aside", async (t) => {
+  const { manager, cacheDir, registry, files, origin } = await setting(t);
+  const key = sha256(files.rootfs);
+  for (const folder of [
+    `.sources/${key}.json`,
+    `.leases/folder.json`,
+    `.extents/${key}.json`,
+    `.locks/${key}/folder`,
+    `.tmp/foreign/owner.json`,
+    `.stamps/folder.json`,
+  ])
+    mkdirSync(join(cacheDir, folder, "inside"), { recursive: true });
+  writeFileSync(join(cacheDir, ".locks", "commit"), "a file");
+  writeFileSync(join(cacheDir, ".damaged"), "a file");
+  await manager.prune();
+  rmSync(join(cacheDir, ".damaged"));
+  writeFileSync(join(cacheDir, ".locks", "commit"), "a file");
+  await manager.ensureImage("hello");
+  await manager.prune();
+  const requests = origin.requests.length;
+  rmSync(join(cacheDir, "hello"), { recursive: true });
+  await new ImageManager({ cacheDir, registry }).ensureImage("hello");
+  assert.equal(origin.requests.length, requests, "what the address served was remembered");
+  await manager.remove("hello");
+});
+
+test("removing an image leaves what somebody else has put into its folder, and says so", async (t) => {
+  const { manager, cacheDir } = await setting(t);
+  await manager.ensureImage("hello");
+  const notes = join(cacheDir, "hello", "notes.txt");
+  writeFileSync(notes, "mine");
+  const { kept } = await manager.remove("hello");
+  assert.deepEqual(kept, [notes]);
+  assert.deepEqual(readdirSync(join(cacheDir, "hello")), ["notes.txt"]);
+  assert.equal(await manager.isCached("hello"), false);
+  await manager.ensureImage("hello");
+  assert.equal(readFileSync(notes, "utf8"), "mine");
 });
 
 test("a lease that can't be read stops prune before it removes anything", async (t) => {
