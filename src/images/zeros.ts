@@ -31,20 +31,68 @@ export function dataRuns(bytes: Buffer, offset: number): number[] {
   return runs;
 }
 
-/** Collects where a file has data while its bytes go by in order. */
+/** More runs than this are never told: what they save is not worth what they cost to keep. */
+const MAX_RUNS = 65_536;
+
+/**
+ * Collects where a file has data while its bytes go by in order. It needs at most 1 MiB, however the file is made: when
+ * there are more than `maxRuns` runs, the smallest holes count as data, from then on too.
+ */
 export class ExtentCollector {
-  readonly extents: (readonly [number, number])[] = [];
+  readonly #maxRuns: number;
+  #starts = new Float64Array(64);
+  #ends = new Float64Array(64);
+  #length = 0;
+  /** Smaller holes count as data. */
+  #leastHole = 0;
+
+  constructor(maxRuns = MAX_RUNS) {
+    this.#maxRuns = maxRuns;
+  }
 
   add(bytes: Buffer, offset: number): void {
     const runs = dataRuns(bytes, offset);
-    for (let i = 0; i < runs.length; i += 2) {
-      const start = offset + (runs[i] ?? 0);
-      const end = offset + (runs[i + 1] ?? 0);
-      const last = this.extents.at(-1);
-      // A block that came in two pieces counts as data as a whole once either piece does.
-      const blockStart = start - (start % BLOCK);
-      if (last !== undefined && last[1] >= blockStart) this.extents[this.extents.length - 1] = [last[0], end];
-      else this.extents.push([blockStart, end]);
+    for (let i = 0; i < runs.length; i += 2) this.#push(offset + (runs[i] ?? 0), offset + (runs[i + 1] ?? 0));
+  }
+
+  #push(start: number, end: number): void {
+    // A block that came in two pieces counts as data as a whole once either piece does.
+    const blockStart = start - (start % BLOCK);
+    const last = this.#length - 1;
+    if (last >= 0 && blockStart - (this.#ends[last] ?? 0) <= this.#leastHole) {
+      this.#ends[last] = end;
+      return;
     }
+    if (this.#length === this.#maxRuns) this.#thin();
+    else if (this.#length === this.#starts.length) this.#grow();
+    this.#starts[this.#length] = blockStart;
+    this.#ends[this.#length++] = end;
+  }
+
+  #grow(): void {
+    const size = Math.min(this.#maxRuns, this.#length * 2);
+    const [starts, ends] = [this.#starts, this.#ends];
+    this.#starts = new Float64Array(size);
+    this.#ends = new Float64Array(size);
+    this.#starts.set(starts);
+    this.#ends.set(ends);
+  }
+
+  /** Fills the smallest holes, until half of the runs are left. */
+  #thin(): void {
+    while (this.#length > this.#maxRuns / 2) {
+      this.#leastHole = Math.max(BLOCK, this.#leastHole * 2);
+      let kept = 0;
+      for (let i = 1; i < this.#length; i++) {
+        const [start, end] = [this.#starts[i] ?? 0, this.#ends[i] ?? 0];
+        if (start - (this.#ends[kept] ?? 0) > this.#leastHole) this.#starts[++kept] = start;
+        this.#ends[kept] = end;
+      }
+      this.#length = kept + 1;
+    }
+  }
+
+  get extents(): (readonly [start: number, end: number])[] {
+    return Array.from({ length: this.#length }, (_, i) => [this.#starts[i] ?? 0, this.#ends[i] ?? 0] as const);
   }
 }

@@ -43,6 +43,39 @@ void suite("the parts of a transfer", () => {
     fc.assert(property, { numRuns: 500 });
   });
 
+  test("a file of ever so many holes is told by its larger ones, in bounded memory", () => {
+    const piece = Buffer.alloc(16_384);
+    piece[0] = 1;
+    const collector = new ExtentCollector();
+    const [runs, wide] = [200_000, new Map<number, number>()];
+    let at = 0;
+    for (let i = 0; i < runs; i++) {
+      collector.add(piece, at);
+      // One hole in a thousand is large.
+      at += i % 1000 === 999 ? 100 * 16_384 : 16_384;
+      if (i % 1000 === 999) wide.set(at, 99 * 16_384);
+    }
+    const { extents } = collector;
+    assert.ok(extents.length <= 65_536, `${extents.length} runs`);
+    assert.deepEqual(extents[0]?.[0], 0);
+    assert.ok((extents.at(-1)?.[1] ?? 0) <= at);
+    let previous = 0;
+    const starts = new Set(extents.map(([start]) => start));
+    for (const [start, end] of extents) {
+      assert.ok(start >= previous && end > start);
+      previous = end;
+    }
+    for (const [after] of wide) assert.ok(after >= at || starts.has(after), `the large hole before ${after} is gone`);
+    // Every piece of data is within a run.
+    let index = 0;
+    at = 0;
+    for (let i = 0; i < runs; i++) {
+      while ((extents[index]?.[1] ?? Infinity) <= at) index++;
+      assert.ok((extents[index]?.[0] ?? Infinity) <= at, `the data at ${at} is lost`);
+      at += i % 1000 === 999 ? 100 * 16_384 : 16_384;
+    }
+  });
+
   test("what is left out as a hole is zero, and what is not has data in every block", () => {
     const piece = fc.record({ zero: fc.boolean(), length: fc.integer({ min: 1, max: 9000 }) });
     const property = fc.property(fc.array(piece, { maxLength: 12 }), fc.nat(20_000), (pieces, offset) => {
