@@ -227,6 +227,33 @@ for (const { transport, scheme, name } of ROUTES) {
       assert.deepEqual(requests.map(range), [undefined, "bytes=120000-", undefined]);
     });
 
+    test("without a digest no part is taken that is not of the same version by its date or tag", async () => {
+      const date = (day: number): string => `Mon, 0${day} Jan 2024 00:00:00 GMT`;
+      const dated = (bytes: Buffer, day: number | null): Handler => {
+        return async (request, reply) => {
+          const now = { Date: date(9), ...(day === null ? {} : { "Last-Modified": date(day) }) };
+          const start = Number(/\d+/.exec(range(request) ?? "0")?.[0]);
+          const body = bytes.subarray(start);
+          if (start === 0) await reply.head(200, { ...now, "Content-Length": bytes.length });
+          else {
+            const part = `bytes ${start}-${bytes.length - 1}/${bytes.length}`;
+            await reply.head(206, { ...now, "Content-Range": part, "Content-Length": body.length });
+          }
+          await reply.body(request.index === 0 ? body.subarray(0, 120_000) : body);
+          if (request.index === 0) reply.close();
+        };
+      };
+      const asked = async (first: Handler, then: Handler): Promise<(string | undefined)[]> => {
+        const { stored, requests } = await run(once(first, then), { pinned: false });
+        assert.ok(stored?.equals(BYTES));
+        return requests.map(range);
+      };
+      const whole = [undefined, "bytes=120000-", undefined];
+      assert.deepEqual(await asked(dated(OTHER, 1), dated(BYTES, 2)), whole);
+      assert.deepEqual(await asked(dated(OTHER, 1), dated(BYTES, null)), whole);
+      assert.deepEqual(await asked(dated(BYTES, 1), dated(BYTES, 1)), whole.slice(0, 2));
+    });
+
     test("200 where a part was asked for starts over", async () => {
       const { result, stored } = await run(
         once(cutAt(100_000), (_request, reply) => reply.file(BYTES, { ranges: false })),

@@ -94,6 +94,29 @@ for (const transport of TRANSPORTS) {
       assert.ok(result.fetchedBytes <= SIZE + MIB);
     });
 
+    test("that bring parts of another version end the attempt: without a digest too, no two versions are mixed", async () => {
+      const old = sampleBytes(SIZE, 22);
+      for (const told of ['"v2"', null]) {
+        using folder = new Folder();
+        await using server = await TestServer.start(async (request, reply) => {
+          // It ignores If-Range, and the file has changed since the first answer.
+          Object.assign(request, { headers: new Map([...request.headers].filter(([name]) => name !== "if-range")) });
+          if (request.index === 0) return reply.file(old, { rate: 2 * MIB });
+          const part = request.headers.has("range");
+          await reply.file(BYTES, part ? { etag: told, rate: 2 * MIB } : { etag: '"v2"', rate: 16 * MIB });
+        });
+        const began = performance.now();
+        const request = { urls: [`${server.origin}/image`], digest: null, partial: folder.file("p") };
+        const result = await transferWith(request, policyFor(transport, QUICK));
+        assert.equal(result.digest, DIGEST);
+        assert.ok(performance.now() - began < 5_000, "it went on with the old version to its end");
+        assert.ok(
+          server.requests.some(({ headers }) => headers.has("range")),
+          "no connection was added",
+        );
+      }
+    });
+
     test("are all ended by an abort, and what they brought is gone on with", async () => {
       using folder = new Folder();
       await using server = await TestServer.start((request, reply) =>

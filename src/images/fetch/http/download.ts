@@ -4,7 +4,7 @@ import type { Job } from "../scheme.js";
 import { Claims, type Claim } from "./claims.js";
 import type { Receiver, Transport } from "./exchange.js";
 import { contentRange, statusFailure, type ResponseHead } from "./head.js";
-import { planOpening, refuseEncoding, takeAnswer } from "./opening.js";
+import { planOpening, refuseEncoding, refuseOtherVersion, StartOver, takeAnswer } from "./opening.js";
 import { Ramp } from "./ramp.js";
 import { follow, targetOf, type Target } from "./redirect.js";
 
@@ -59,8 +59,11 @@ export class Download {
   }
 
   #lost(error: unknown): void {
-    if (!(error instanceof FetchFailure) || (!error.transient && this.#ramp === null)) {
+    // What is here and what comes now are not of one file: no connection can go on with it.
+    const split = error instanceof StartOver;
+    if (!(error instanceof FetchFailure) || split || (!error.transient && this.#ramp === null)) {
       this.#fatal ??= { error };
+      this.#stop.abort(); // the others too: with them it would be told only when they come to their ends
       return;
     }
     // What is refused to one connection may be granted to the next attempt, whose opening then judges for good.
@@ -80,7 +83,8 @@ export class Download {
         if (answer === null) return false;
         this.#claims = new Claims(file.missing());
         filling = this.#fill(this.#claims.begin(answer.brings), answer.brings[1]);
-        if (answer.divisible && !this.#job.plain) this.#ramp = new Ramp(policy, file.fetchedBytes, performance.now());
+        if (answer.divisible && this.#ranges && !this.#job.plain)
+          this.#ramp = new Ramp(policy, file.fetchedBytes, performance.now());
         return true;
       },
       data: (bytes) => filling?.take(bytes) ?? false,
@@ -119,7 +123,7 @@ export class Download {
     const condition = file.validator === null ? {} : { "if-range": file.validator };
     const receiver: Receiver = {
       head: (head) => {
-        checkPart(head, start, end, file.total);
+        checkPart(head, start, end, this.#job);
         file.splice();
         return true;
       },
@@ -210,14 +214,15 @@ class Filling {
 }
 
 /** The answer to a request for a part must be that part, of the file that the others are parts of. */
-function checkPart(head: ResponseHead, start: number, end: number, total: number | null): void {
+function checkPart(head: ResponseHead, start: number, end: number, job: Job): void {
   if (head.status !== 206) {
     if (head.status === 200) throw new FetchFailure("the file changed on the server", { transient: true });
     throw statusFailure(head, Date.now());
   }
   refuseEncoding(head);
   const range = contentRange(head);
-  if (range?.start !== start || range.end !== end || (range.total !== null && range.total !== total)) {
+  if (range?.start !== start || range.end !== end || (range.total !== null && range.total !== job.file.total)) {
     throw new FetchFailure("the server sent another part than the one asked for", { transient: true });
   }
+  refuseOtherVersion(head, job);
 }

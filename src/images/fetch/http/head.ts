@@ -53,6 +53,15 @@ export function strongValidator(head: ResponseHead): string | null {
   return age >= 1000 && /^[\x20-\x7e]{1,64}$/.test(modified) ? modified : null;
 }
 
+/**
+ * Whether a response is of the version of the file that `validator` stands for; null where it does not tell. A part must tell
+ * its entity tag if the whole would have (RFC 9110 section 15.3.7). Dates are compared as text: any other one is another file.
+ */
+export function isOfVersion(head: ResponseHead, validator: string): boolean | null {
+  const told = head.headers.get(validator.startsWith('"') ? "etag" : "last-modified");
+  return told === undefined ? null : told === validator;
+}
+
 /** How long the server asks to wait, in milliseconds: RFC 9110 section 10.2.3, seconds or a date. */
 export function retryAfterMs(head: ResponseHead, now: number): number | null {
   const value = head.headers.get("retry-after");

@@ -5,6 +5,7 @@ import {
   contentLength,
   contentRange,
   isChunked,
+  isOfVersion,
   statusFailure,
   strongValidator,
   unsatisfiedTotal,
@@ -97,13 +98,20 @@ function takePart(head: ResponseHead, { part }: Opening, job: Job): Answer {
   }
   const total = range.total ?? file.total;
   if (file.total !== null && total !== file.total) throw startOver("the file has another size now");
-  const tag = strongValidator(head);
   const same = file.isFrom(url);
-  if (same && tag !== null && file.validator?.startsWith('"') === true && tag !== file.validator) {
-    throw startOver("the server sent a part of another file");
-  }
-  file.resume({ url, total, validator: same ? file.validator : tag });
+  if (same) refuseOtherVersion(head, job);
+  file.resume({ url, total, validator: same ? file.validator : strongValidator(head) });
   return { brings: [range.start, range.end], divisible: file.validator !== null && total !== null };
+}
+
+/**
+ * Every part must be of the version that the file was begun with: a server may ignore If-Range. Without a digest, which would
+ * show it in the end, a part that does not tell its version is as bad as one of another.
+ */
+export function refuseOtherVersion(head: ResponseHead, { file, pinned }: Job): void {
+  if (file.validator === null) return;
+  const same = isOfVersion(head, file.validator);
+  if (same === false || (same === null && !pinned)) throw startOver("the server sent a part of another file");
 }
 
 function takeUnsatisfied(head: ResponseHead, { part }: Opening, { file, pinned }: Job): null {
@@ -115,7 +123,7 @@ function takeUnsatisfied(head: ResponseHead, { part }: Opening, { file, pinned }
   return null;
 }
 
-/** A server that handles parts wrongly is asked for the whole from then on. */
+/** A server that handles parts wrongly is asked for the whole from then on, over one connection. */
 export class StartOver extends FetchFailure {}
 
 function startOver(reason: string): StartOver {
