@@ -24,6 +24,7 @@ export {
   SmolVM,
   VM,
   VMConfig,
+  type CreateProgress,
   type ExtraDrive,
   type ForwardedPort,
   type GuestProcess,

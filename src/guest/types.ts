@@ -113,8 +113,8 @@ export interface GuestStat {
   readonly gid: number;
   readonly size: number;
   readonly nlink: number;
-  readonly ino: bigint;
-  readonly dev: bigint;
+  readonly ino: number;
+  readonly dev: number;
   readonly atimeMs: number;
   readonly mtimeMs: number;
   readonly ctimeMs: number;

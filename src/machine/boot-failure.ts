@@ -42,7 +42,12 @@ export async function bootFailure(files: MachineFiles, ending: Ending): Promise<
     const how = exit.signal ?? `exit status ${exit.status ?? "?"}`;
     return new BootError(`QEMU ended with ${how} while the guest was booting${complaint && `: ${complaint}`}`, failure);
   }
-  if (exit !== undefined) return new BootError(`The guest ended while it was booting: ${lastWords(files)}`, failure);
+  if (exit !== undefined) {
+    return new BootError(`The guest ended while it was booting: ${lastWords(files)}`, {
+      ...failure,
+      hint: "Look at consoleTail. A kernel of modules needs the initrd (initrdPath) that belongs to it.",
+    });
+  }
   if (timeoutMs !== undefined) {
     return new BootError(`The guest did not come up within ${timeoutMs} ms; last on its console: ${lastWords(files)}`, {
       ...failure,
@@ -53,7 +58,11 @@ export async function bootFailure(files: MachineFiles, ending: Ending): Promise<
   return new BootError(`The guest could not be set up: ${reason}`, failure);
 }
 
+/** What says most: a panic, else what the agent complained of before it gave up, else whatever came last. */
 function lastWords(files: MachineFiles): string {
   const tail = consoleTail(files.console, 500);
-  return tail.find((line) => line.includes("Kernel panic")) ?? tail.at(-1) ?? "nothing";
+  const panic = tail.find((line) => line.includes("Kernel panic"));
+  const agent = tail.filter((line) => line.includes("smolvm: "));
+  const complaint = agent[agent.findLastIndex((line) => line.endsWith("smolvm: boot failed")) - 1];
+  return panic ?? complaint ?? tail.at(-1) ?? "nothing";
 }

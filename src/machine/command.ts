@@ -50,7 +50,8 @@ export interface GuestProcess {
   /** Ends at once when the command has a terminal. */
   readonly stderr: Readable;
   /**
-   * How the command ended. Read the streams: a command whose output nobody takes waits.
+   * How the command ended. Read the streams: a command whose output nobody takes waits. On time-out and abort the streams end
+   * with that error too.
    *
    * @throws OperationTimeoutError, the signal's reason, CommandExecutionUnavailableError when the machine died.
    */
@@ -97,10 +98,11 @@ export async function runCommand(host: CommandHost, command: unknown, options: R
   const stdout = collect(process.stdout, onStdout, abandon);
   const stderr = collect(process.stderr, onStderr, abandon);
   const { exitCode, signal } = await process.wait().catch((error: unknown) => {
+    const late = error instanceof OperationTimeoutError ? withOutput(error, stdout.bytes(), stderr.bytes()) : error;
     // A guest that doesn't confirm the command's end keeps it known here: what it printed must not stay with it.
     stdout.discard();
     stderr.discard();
-    throw error;
+    throw late;
   });
   await Promise.all([stdout.ended, stderr.ended]);
   return runResult({
@@ -109,6 +111,14 @@ export async function runCommand(host: CommandHost, command: unknown, options: R
     stdoutBytes: stdout.bytes(),
     stderrBytes: stderr.bytes(),
     durationMs: performance.now() - started,
+  });
+}
+
+/** What a command printed before its time was up is often what its caller wants to see most. */
+function withOutput(error: OperationTimeoutError, stdout: Buffer, stderr: Buffer): OperationTimeoutError {
+  return new OperationTimeoutError(error.operation, error.timeoutMs, {
+    details: { ...error.details, stdout: stdout.toString(), stderr: stderr.toString() },
+    cause: error,
   });
 }
 
@@ -158,8 +168,10 @@ function supervise(
       giveUp(reason);
     };
     remote.exit.then(told, told);
-    remote.stdout.resume();
-    remote.stderr.resume();
+    // Who reads a stream must not take what came until now for all of it.
+    const failure = reason instanceof Error ? reason : new Error("the command was given up", { cause: reason });
+    remote.stdout.destroy(failure);
+    remote.stderr.destroy(failure);
   };
   const timer =
     timeoutMs === undefined

@@ -235,7 +235,9 @@ export class Machine {
   notRunning(cause: unknown = this.#channel.failure ?? undefined): CommandExecutionUnavailableError {
     if (this.#death === null) {
       return new CommandExecutionUnavailableError(`The machine '${this.vmId}' is not running: it is ${this.#status}.`, {
-        hint: this.#deleted ? "Create another one." : "Start it first.",
+        hint: this.#deleted
+          ? "Create another one."
+          : "Start it first; where another program or object did, call refresh() to see it.",
         cause,
         details: { vmId: this.vmId, status: this.#status },
       });

@@ -1,6 +1,6 @@
 import { imageDir } from "../host/home.js";
-import type { ImageManager, LocalImage } from "../images/index.js";
-import { ValidationError } from "../errors.js";
+import { ImageError, ValidationError } from "../errors.js";
+import type { ImageManager, ImageProgress, LocalImage } from "../images/index.js";
 import {
   assertKnownFields,
   assertVmId,
@@ -19,11 +19,21 @@ export interface VMOptions extends Partial<VMConfigFields> {
   readonly images?: ImageManager | undefined;
   /** The image cache that `images` would otherwise be made with. Default: `$SMOLVM_IMAGE_DIR`, else `~/.smolvm/images`. */
   readonly cacheDir?: string | undefined;
+  /** Told how the image is fetched or made, where it is not here yet. It can be slow or throw without harm. */
+  readonly onProgress?: ((progress: CreateProgress) => void) | undefined;
+  /** Use only an image that is in the cache. Default: false. */
+  readonly offline?: boolean | undefined;
   /** The machine outlives this program, until somebody stops it. Default false: it ends with this program. */
   readonly detached?: boolean | undefined;
 }
 
-const OPTION_FIELDS = [...CONFIG_FIELDS, "image", "images", "cacheDir", "detached"];
+/** Bytes of an image that is downloaded or verified, or a step in making the default image, such as "unpacking the kernel". */
+export type CreateProgress = ImageProgress | { readonly image: string; readonly step: string };
+
+const OPTION_FIELDS = [...CONFIG_FIELDS, "image", "images", "cacheDir", "onProgress", "offline", "detached"];
+
+/** "default", or "default-arm64" for another architecture than the host's: made here, unless a registry has that name. */
+const MADE_HERE = /^default(?:-(arm64|x86_64))?$/;
 
 /** A machine's configuration, or how to come by it. Checked as far as it can be without touching an image. */
 export interface Wish {
@@ -48,13 +58,16 @@ export function readOptions(options: VMConfig | VMOptions): Wish {
     return { vmId: options.vmId, detached: false, resolve: (signal) => withCompanions(options, {}, signal) };
   }
   assertKnownFields("SmolVM", options, OPTION_FIELDS);
-  const { image, images, cacheDir, detached = false, ...fields } = options;
+  const { image, images, cacheDir, onProgress, offline = false, detached = false, ...fields } = options;
   if (typeof detached !== "boolean") throw invalid("detached", detached, "true or false");
+  if (typeof offline !== "boolean") throw invalid("offline", offline, "true or false");
+  if (onProgress !== undefined && typeof onProgress !== "function")
+    throw invalid("onProgress", onProgress, "a function");
   if (image !== undefined && typeof image !== "string" && !isLocalImage(image)) {
     throw invalid("image", image, "the name of an image, or a LocalImage");
   }
   const vmId = fields.vmId === undefined ? newVmId() : assertVmId(fields.vmId);
-  const where = { images, cacheDir };
+  const where = { images, cacheDir, onProgress, offline };
   if (fields.kernelPath !== undefined || fields.rootfsPath !== undefined) {
     if (image !== undefined) throw new ValidationError("image and kernelPath exclude each other: give one of them.");
     const config = new VMConfig({ ...fields, vmId } as VMConfigFields);
@@ -96,6 +109,8 @@ function isLocalImage(value: unknown): value is LocalImage {
 interface Where {
   readonly images?: ImageManager | undefined;
   readonly cacheDir?: string | undefined;
+  readonly onProgress?: ((progress: CreateProgress) => void) | undefined;
+  readonly offline?: boolean | undefined;
 }
 
 async function manager({ images, cacheDir }: Where): Promise<ImageManager> {
@@ -104,11 +119,35 @@ async function manager({ images, cacheDir }: Where): Promise<ImageManager> {
   return new ImageManager(cacheDir === undefined ? {} : { cacheDir });
 }
 
-async function find(name: string | undefined, where: Where, signal: AbortSignal | undefined): Promise<LocalImage> {
-  if (name !== undefined) return (await manager(where)).ensureImage(name, { signal });
-  const { defaultImage: make } = await import("../build/index.js");
+async function find(name = "default", where: Where, signal: AbortSignal | undefined): Promise<LocalImage> {
+  const { onProgress, offline = false } = where;
+  const made = MADE_HERE.exec(name);
+  if (made === null || where.images?.listAvailable().includes(name) === true) {
+    return (await manager(where)).ensureImage(name, { signal, onProgress, offline });
+  }
   const cacheDir = where.images?.cacheDir ?? where.cacheDir;
-  return make({ ...(cacheDir === undefined ? {} : { cacheDir }), signal });
+  if (offline && !(await (await manager(where)).isCached(name))) {
+    throw new ImageError("IMAGE_NOT_CACHED", `The image '${name}' has not been made on this host yet.`, {
+      hint: "Make it while there is a network: smolvm image pull default",
+      details: { name, cacheDir },
+    });
+  }
+  const { defaultImage: make } = await import("../build/index.js");
+  const tell = onProgress && quietly(onProgress);
+  const onStep = tell && (({ step }: { readonly step: string }): void => tell({ image: name, step }));
+  return make({ arch: made[1], cacheDir, signal, onStep });
+}
+
+/** A display that fails is the caller's affair; the image is not to suffer from it. */
+function quietly(callback: (progress: CreateProgress) => unknown): (progress: CreateProgress) => void {
+  return (progress) => {
+    try {
+      const answer = callback(progress);
+      if (answer instanceof Promise) answer.catch(() => undefined);
+    } catch {
+      // as above
+    }
+  };
 }
 
 /** A kernel in the cache has its initrd and its arguments beside it; a VMConfig with only the two paths means those too. */

@@ -1,4 +1,5 @@
 import type { Readable } from "node:stream";
+import { inspect } from "node:util";
 
 import { OperationTimeoutError, VMNotFoundError, VMStateError } from "../errors.js";
 import { guestAddress } from "./furnish.js";
@@ -143,6 +144,11 @@ export class SmolVM implements AsyncDisposable {
     await this.#machine.delete();
   }
 
+  /** For `console.log`: which machine, and how it is. */
+  [inspect.custom](): string {
+    return `SmolVM { vmId: '${this.vmId}', status: '${this.status}' }`;
+  }
+
   /** Looks at how the machine is now: another program may have started, stopped, changed or deleted it. */
   async refresh(): Promise<void> {
     await this.#machine.refresh();
@@ -152,7 +158,8 @@ export class SmolVM implements AsyncDisposable {
    * Runs a command and waits for it. A string goes to the guest's `/bin/sh -c`, a list is a program and its arguments.
    * A command that fails is no error: see `exitCode` and `ok`. On time-out and abort all that it started is killed.
    *
-   * @throws OperationTimeoutError, the signal's reason, CommandExecutionUnavailableError, ValidationError.
+   * @throws OperationTimeoutError (`details.stdout` and `details.stderr`: what was printed until then), the signal's reason,
+   *   CommandExecutionUnavailableError, ValidationError.
    */
   async run(command: string | readonly string[], options: RunOptions = {}): Promise<RunResult> {
     return runCommand(this.#machine, command, options);

@@ -109,7 +109,7 @@ test("a start ends the QEMU that an earlier one left unrecorded, and says what f
   const vm = await SmolVM.fromId("vm-test");
   await assert.rejects(vm.start(), (error) => {
     assert.ok(error instanceof HostError);
-    assert.ok(error.message.includes(kernelPath) && error.hint);
+    assert.ok(error.message.includes(kernelPath) && error.hint, `${error.message} (${error.hint})`);
     assert.equal((error.cause as NodeJS.ErrnoException).code, "ENOENT");
     return true;
   });

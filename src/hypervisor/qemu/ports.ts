@@ -18,9 +18,11 @@ export function forwardPort(folder: string, guestPort: number, hostPort: number)
       `hostfwd_add net0 tcp:127.0.0.1:${hostPort}-${GUEST_NETWORK.address}:${guestPort}`,
     );
     if (answer !== "") {
-      throw new HostError("HOST_PORT_IN_USE", `Port ${hostPort} of 127.0.0.1 can't be used: ${answer}.`, {
+      // QEMU gives no reason: that somebody listens there is by far the most frequent one.
+      const why = hostPort > 0 && hostPort < 1024 ? "is in use, or needs privileges" : "is in use";
+      throw new HostError("HOST_PORT_IN_USE", `Port ${hostPort} of 127.0.0.1 ${why}.`, {
         hint: "Leave the host port out to get a free one.",
-        details: { hostPort, guestPort },
+        details: { hostPort, guestPort, answer },
       });
     }
     if (hostPort !== 0) return hostPort;

@@ -161,6 +161,21 @@ export function commandTests(name: string, home: Home, create: (options: VMOptio
       assert.doesNotMatch((await vm.run("ps")).stdout, /sleep 432/);
     });
 
+    test("what a command printed before its time was up comes with the error, and its streams end with it", async () => {
+      await assert.rejects(vm.run("echo so far; echo trouble >&2; sleep 60", { timeoutMs: 600 }), (error: unknown) => {
+        assert.ok(error instanceof OperationTimeoutError);
+        assert.equal(error.details["stdout"], "so far\n");
+        assert.equal(error.details["stderr"], "trouble\n");
+        return true;
+      });
+      const endless = vm.spawn("yes", { timeoutMs: 300 });
+      const reading = (async () => {
+        for await (const chunk of endless.stdout) assert.ok((chunk as Buffer).length > 0);
+      })();
+      await assert.rejects(reading, OperationTimeoutError);
+      await assert.rejects(endless.wait(), OperationTimeoutError);
+    });
+
     test("aborting a command kills it and rejects with the caller's own reason", async () => {
       const reason = new Error("changed my mind");
       const controller = new AbortController();
