@@ -3,6 +3,7 @@ import { inspect } from "node:util";
 import { SmolVMError } from "../errors.js";
 import type { Failure } from "./command.js";
 import { printError } from "./terminal.js";
+import { inOptions } from "./wording.js";
 
 /** The arguments on the command line are wrong. */
 export class UsageError extends SmolVMError {
@@ -45,13 +46,7 @@ export function describeFailure(error: unknown, hostFailureStatus: number): Fail
   }
   if (isClosedPipe(error)) return describeFailure(new ClosedPipe(), hostFailureStatus);
   if (error instanceof SmolVMError) {
-    return {
-      exitCode: statusOf(error, hostFailureStatus),
-      code: error.code,
-      message: error.message,
-      hint: error.hint ?? null,
-      details: error.details,
-    };
+    return { exitCode: statusOf(error, hostFailureStatus), code: error.code, ...inOptions(error) };
   }
   return {
     exitCode: hostFailureStatus,
@@ -66,6 +61,11 @@ function statusOf(error: SmolVMError, hostFailureStatus: number): number {
   if (error.code === "USAGE" || error.code === "VALIDATION") return STATUS.usage;
   if (error.code === "OPERATION_TIMEOUT") return STATUS.timedOut;
   return hostFailureStatus;
+}
+
+/** What programs are told of a failure: all but the status, which the envelope has. */
+export function plainFailure({ code, message, hint, details }: Failure): Omit<Failure, "exitCode"> {
+  return { code, message, hint, details };
 }
 
 /** Shows a failure; `thrown` is given when its causes are to be shown as well. */

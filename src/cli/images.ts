@@ -1,3 +1,4 @@
+import { ImageError } from "../errors.js";
 import type { ImageManager, LocalImage } from "../images/index.js";
 import type { OptionDescriptions } from "./command.js";
 import type { Progress } from "./progress.js";
@@ -17,13 +18,28 @@ export const DEFAULT_IMAGE = "default";
 /** "default", or "default-arm64" for another architecture than the host's: made, not downloaded, unless a registry has it. */
 const MADE_HERE = /^default(?:-(arm64|x86_64))?$/;
 
-export async function imageManager({ registry }: { registry: string | undefined }): Promise<ImageManager> {
+interface Registry {
+  readonly registry: string | undefined;
+  /** Nothing is fetched: of a registry that has an address those images are known that are here. */
+  readonly offline?: boolean | undefined;
+}
+
+export async function imageManager({ registry, offline = false }: Registry): Promise<ImageManager> {
   const images = await import("../images/index.js");
-  const from = registry ?? (process.env["SMOLVM_REGISTRY"] || undefined);
+  const from = registryFrom(registry);
+  if (offline && isAddress(from)) return new images.ImageManager({ registry: {} });
   return new images.ImageManager(from === undefined ? {} : { registry: await images.loadRegistry(from) });
 }
 
-export interface EnsureOptions {
+function registryFrom(option: string | undefined): string | undefined {
+  return option ?? (process.env["SMOLVM_REGISTRY"] || undefined);
+}
+
+function isAddress(registry: string | undefined): boolean {
+  return /^https?:/i.test(registry ?? "");
+}
+
+export interface EnsureOptions extends Partial<Registry> {
   /** Not needed for an image that is made on this host. */
   readonly manager?: ImageManager | undefined;
   readonly signal: AbortSignal;
@@ -35,16 +51,36 @@ export interface EnsureOptions {
 /** The image of that name, or the default image: from the cache if it is there, else fetched or made, with progress. */
 export async function ensureImage(
   name: string = DEFAULT_IMAGE,
-  { manager, signal, progress, acceptNew }: EnsureOptions,
+  { manager, signal, progress, acceptNew, registry, offline = false }: EnsureOptions,
 ): Promise<LocalImage> {
   using own = progress === undefined ? new (await import("./progress.js")).Progress() : null;
   const shown = progress ?? own;
   const made = MADE_HERE.exec(name);
   if (made !== null && !manager?.listAvailable().includes(name)) {
+    if (offline && !(await (manager ?? (await imageManager({ registry: undefined, offline }))).isCached(name))) {
+      throw notHere(name, {});
+    }
     const { defaultImage } = await import("../build/index.js");
     const onStep = ({ step }: { step: string }): void => shown?.step(`making the default image: ${step}`);
     return await defaultImage({ arch: made[1], signal, onStep });
   }
   manager ??= await imageManager({ registry: undefined });
-  return await manager.ensureImage(name, { signal, onProgress: shown?.image, acceptNew });
+  try {
+    return await manager.ensureImage(name, { signal, onProgress: shown?.image, acceptNew, offline });
+  } catch (error) {
+    const code = offline && error instanceof ImageError ? error.code : null;
+    const missing = code === "IMAGE_NOT_CACHED" || (code === "IMAGE_UNKNOWN" && isAddress(registryFrom(registry)));
+    throw missing ? notHere(name, { registry, cause: error }) : error;
+  }
+}
+
+/** The command that gets it, with the registry that was named. One that may hold a password is not repeated. */
+function notHere(name: string, from: { readonly registry?: string | undefined; readonly cause?: unknown }): ImageError {
+  const shown = /^[\w./:~-]*$/.test(from.registry ?? "") ? from.registry : "FILE_OR_URL";
+  const option = shown === undefined ? "" : `--registry ${shown} `;
+  return new ImageError("IMAGE_NOT_CACHED", `Image '${name}' is not here, and --offline keeps it from being fetched.`, {
+    hint: `Get it while there is a network: smolvm image pull ${option}${name}`,
+    details: { name },
+    cause: from.cause,
+  });
 }

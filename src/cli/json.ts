@@ -1,4 +1,5 @@
 import type { Failure } from "./command.js";
+import { plainFailure } from "./failure.js";
 
 interface Result {
   readonly command: string;
@@ -9,7 +10,7 @@ interface Result {
 
 /** The one thing on stdout with `--json`. `ok` is whether the exit status is 0. */
 export function envelope({ command, exitCode, data, error }: Result): string {
-  const shown = error && { code: error.code, message: error.message, hint: error.hint, details: error.details };
+  const shown = error && plainFailure(error);
   return `${JSON.stringify({ ok: exitCode === 0, command, exitCode, data, error: shown }, plain)}\n`;
 }
 

@@ -1,11 +1,12 @@
 import { stat } from "node:fs/promises";
 
+import { HostError, ImageError } from "../errors.js";
 import type { SmolVM, VMOptions } from "../machine/index.js";
 import type { Input, OptionDescriptions } from "./command.js";
 import { UsageError } from "./failure.js";
 import { ensureImage, IMAGE_OPTIONS, imageManager } from "./images.js";
 import { print } from "./terminal.js";
-import { copyPair, environment, integer, mebibytes, oneOf, portPair } from "./values.js";
+import { copyPair, environment, integer, mebibytes, oneOf, portPair, type PortPair } from "./values.js";
 
 const NETWORKS = ["restricted", "open", "none"] as const;
 const ACCELERATORS = ["auto", "kvm", "hvf", "tcg"] as const;
@@ -21,8 +22,8 @@ export const MACHINE_OPTIONS = {
     summary: "Set a variable in the machine; NAME alone passes it on",
   },
   cpus: { value: "N", summary: "Virtual CPUs, 1 to 32 (default: 2, or 1 without hardware acceleration)" },
-  memory: { value: "MIB", summary: "Memory, 128 to 16384 MiB (default: 512)" },
-  disk: { value: "MIB", summary: "Size of the root disk (default: that of the image)" },
+  memory: { value: "SIZE", summary: "Memory in MiB, 128 to 16384, or as 512m or 2g (default: 512)" },
+  disk: { value: "SIZE", summary: "Size of the root disk in MiB, or as 800m or 4g (default: that of the image)" },
   network: {
     value: "MODE",
     summary: "restricted: published ports, no way out (default). open: can reach the outside. none: no network",
@@ -38,6 +39,7 @@ export const MACHINE_OPTIONS = {
     completes: "path",
   },
   ...IMAGE_OPTIONS,
+  offline: { summary: "Use only an image that is here: nothing is fetched, a registry's description neither" },
 } as const satisfies OptionDescriptions;
 
 type MachineInput = Input<typeof MACHINE_OPTIONS>["options"];
@@ -48,21 +50,36 @@ export async function readMachineOptions(options: MachineInput) {
   for (const { from } of copies) {
     if ((await stat(from).catch(() => null)) === null) throw new UsageError(`--volume: there is no '${from}' here.`);
   }
+  const ports = options.publish.map((text) => portPair("--publish", text));
+  const network = oneOf("--network", options.network, NETWORKS);
+  checkPorts(ports, network);
   return {
     image: options.image,
     registry: options.registry,
-    ports: options.publish.map((text) => portPair("--publish", text)),
+    offline: options.offline,
+    ports,
     copies,
     config: {
       vmId: options.name,
       vcpuCount: integer("--cpus", options.cpus),
       memSizeMib: mebibytes("--memory", options.memory),
       diskSizeMib: mebibytes("--disk", options.disk),
-      network: oneOf("--network", options.network, NETWORKS),
+      network,
       accel: oneOf("--accel", options.accel, ACCELERATORS),
       envVars: environment(options.env),
     } satisfies VMOptions,
   };
+}
+
+function checkPorts(ports: readonly PortPair[], network: string | undefined): void {
+  if (network === "none" && ports.length > 0) {
+    throw new UsageError("--publish and --network none do not go together: that machine has no port to forward.", {
+      hint: "Leave --network out: published ports then lead into the machine, and nothing leads out of it.",
+    });
+  }
+  const hosts = ports.flatMap(({ host }) => host ?? []);
+  const twice = hosts.find((host, position) => hosts.indexOf(host) !== position);
+  if (twice !== undefined) throw new UsageError(`--publish has port ${twice} of 127.0.0.1 twice.`);
 }
 
 export type MachineOptions = Awaited<ReturnType<typeof readMachineOptions>>;
@@ -73,9 +90,11 @@ export async function startMachine(
   { signal, detached = false }: { readonly signal: AbortSignal; readonly detached?: boolean },
 ): Promise<SmolVM> {
   const { SmolVM } = await import("../machine/index.js");
-  const images = wanted.image === undefined ? undefined : await imageManager(wanted);
+  const { offline, registry } = wanted;
+  for (const { host } of wanted.ports) if (host !== undefined) await assertFree(host);
+  const images = wanted.image === undefined ? undefined : await imageManager(wanted).catch(sayOffline);
   const vm = new SmolVM({ ...wanted.config, image: wanted.image, images, detached });
-  await ensureImage(wanted.image, { manager: images, signal });
+  await ensureImage(wanted.image, { manager: images, signal, offline, registry });
   await vm.start({ signal });
   try {
     await furnish(vm, wanted, signal);
@@ -83,6 +102,41 @@ export async function startMachine(
   } catch (error) {
     await vm.delete();
     throw error;
+  }
+}
+
+/** A registry that can't be reached does not make the images useless that are here. */
+function sayOffline(error: unknown): never {
+  if (!(error instanceof ImageError) || error.code !== "IMAGE_DOWNLOAD_FAILED" || error.hint !== undefined) throw error;
+  throw new ImageError(error.code, error.message, {
+    hint: "An image that is here already can be used without its registry: add --offline",
+    details: error.details,
+    cause: error,
+  });
+}
+
+/**
+ * Finds a port that is taken before a machine boots for it. Somebody may still take it meanwhile: that is found when it is
+ * forwarded.
+ */
+async function assertFree(port: number): Promise<void> {
+  const { createServer } = await import("node:net");
+  const server = createServer();
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once("error", reject);
+      server.listen({ port, host: "127.0.0.1", exclusive: true }, resolve);
+    });
+  } catch (error) {
+    const { code = "" } = error as NodeJS.ErrnoException;
+    const why = { EADDRINUSE: "is in use", EACCES: "may not be taken by this user" }[code] ?? `can't be used: ${code}`;
+    throw new HostError("HOST_PORT_IN_USE", `Port ${port} of 127.0.0.1 ${why}.`, {
+      hint: "Take another one, or leave the host's port out to get a free one.",
+      details: { hostPort: port },
+      cause: error,
+    });
+  } finally {
+    await new Promise((resolve) => server.close(resolve));
   }
 }
 

@@ -77,6 +77,10 @@ test("what can be wrong in the arguments is said with the value, before anything
     [["run", "-v", "here:there", "true"], /--volume: 'here:there' is not HOST:GUEST/],
     [["run", "-v", "/not/here:/there", "true"], /--volume: there is no '\/not\/here' here/],
     [["run", "--tty", "--json", "true"], /--tty and --json do not go together/],
+    [["run", "-it", "true"], /--tty with --interactive needs a terminal, and stdin is none/],
+    [["run", "--network", "none", "-p", "8080:80", "true"], /--publish and --network none do not go together/],
+    [["create", "--network=none", "-p", "80"], /--publish and --network none do not go together/],
+    [["create", "-p", "8080:80", "-p", "8080:81"], /--publish has port 8080 of 127\.0\.0\.1 twice/],
   ];
   for (const [args, message] of wrong) {
     const { status, stdout, stderr } = await smolvm(args);

@@ -46,6 +46,41 @@ test("a machine that was created lives through exec, stop, start and cp, until r
   assert.deepEqual(await machines(), []);
 });
 
+test("start, stop and rm do what they can of several machines, and say of each how it went", async (context) => {
+  const { env, machines } = await machineHome(context);
+  for (const name of ["one", "two"]) assert.equal((await smolvm(["create", "--name", name], { env })).status, 0);
+
+  const stopped = await smolvm(["stop", "ghost", "one"], { env });
+  assert.equal(stopped.status, 1);
+  assert.equal(stopped.stdout.toString(), "one\n");
+  assert.equal(stopped.stderr, "smolvm: No machine with id 'ghost'.\nhint: List the machines with: smolvm ls\n");
+
+  // "one" is stopped and goes; "two" runs and stays.
+  const removed = await smolvm(["rm", "one", "two", "ghost", "--json"], { env });
+  assert.equal(removed.status, 1);
+  assert.deepEqual(await machines(), ["two"]);
+  const { data, error, ok } = envelopeOf(removed);
+  assert.deepEqual([ok, error?.code, error?.details["vmId"]], [false, "VM_STATE", "two"]);
+  const results = data as { vmId: string; ok: boolean; error: { code: string; hint: string } | null }[];
+  assert.deepEqual(
+    results.map((result) => [result.vmId, result.ok, result.error?.code]),
+    [
+      ["one", true, undefined],
+      ["two", false, "VM_STATE"],
+      ["ghost", false, "VM_NOT_FOUND"],
+    ],
+  );
+  assert.match(removed.stderr, /Machine 'two' is running.*\n.*\nsmolvm: No machine with id 'ghost'/);
+
+  assert.equal((await smolvm(["stop", "two"], { env })).status, 0);
+  const dead = envelopeOf(await smolvm(["exec", "two", "--json", "true"], { env }));
+  assert.equal(dead.error?.hint, "Start it first: smolvm start two");
+  const started = await smolvm(["start", "ghost", "two"], { env });
+  assert.deepEqual([started.status, started.stdout.toString()], [1, "two\n"]);
+  const forced = await smolvm(["rm", "--force", "ghost", "two"], { env });
+  assert.deepEqual([forced.status, forced.stdout.toString(), forced.stderr], [0, "two\n", ""]);
+});
+
 test("ports are forwarded, listed and taken back", async (context) => {
   const { env } = await machineHome(context);
   assert.equal((await smolvm(["create", "--name", "web"], { env })).status, 0);

@@ -54,9 +54,15 @@ test("a signal that ends the command is 128 + n, a program that is not there is 
 
 test("--timeout ends the command with 124 and leaves nothing", async (context) => {
   const { env, machines } = await machineHome(context);
-  const ran = await smolvm(["run", "--timeout", "1500ms", "--json", "--", "sleep", "60"], { env });
+  const line = "echo so far; printf 'e\\377' >&2; sleep 60";
+  const ran = await smolvm(["run", "--timeout", "1500ms", "--json", "--", line], { env });
   assert.equal(ran.status, 124);
-  assert.deepEqual([envelopeOf(ran).error?.code, envelopeOf(ran).exitCode], ["OPERATION_TIMEOUT", 124]);
+  const { error, exitCode, data } = envelopeOf(ran);
+  assert.deepEqual([error?.code, exitCode], ["OPERATION_TIMEOUT", 124]);
+  assert.equal(ran.stderr, "smolvm: The command did not finish within 1500 ms.\n");
+  // What was printed until then is not lost.
+  const output = { stdout: "so far\n", stderr: "e\ufffd", stderrBase64: "Zf8=" };
+  assert.deepEqual(data, { exitCode: null, signal: null, ...output });
   assert.deepEqual(await machines(), []);
 });
 
@@ -154,7 +160,7 @@ test("an id that is taken and a machine that can't be are said before anything i
   const { env, machines } = await machineHome(context);
   const tooMany = await smolvm(["run", "--cpus", "99", "--json", "--", "true"], { env });
   assert.deepEqual([tooMany.status, envelopeOf(tooMany).error?.code], [2, "VALIDATION"]);
-  assert.match(envelopeOf(tooMany).error?.message ?? "", /vcpuCount is 99; allowed is a whole number from 1 to 32/);
+  assert.match(envelopeOf(tooMany).error?.message ?? "", /--cpus is 99; allowed is a whole number from 1 to 32/);
   const badId = await smolvm(["run", "--name", "../x", "--", "true"], { env });
   assert.equal(badId.status, 2);
   assert.deepEqual(await machines(), []);

@@ -6,7 +6,7 @@ export const create = defineCommand({
   description: `The machine runs until it is stopped or deleted, also after this command has ended: 'smolvm exec' runs
 commands in it, 'smolvm stop' and 'smolvm start' keep its disk, 'smolvm rm' deletes it.`,
   options: { ...MACHINE_OPTIONS },
-  examples: ["smolvm create --name box", "smolvm exec box -- uname -a", "smolvm rm box"],
+  examples: ["smolvm create --name box", "smolvm exec box -- uname -a", "smolvm rm --force box"],
   async run({ options }, { signal }) {
     const wanted = await readMachineOptions(options);
     const vm = await startMachine(wanted, { signal, detached: true });

@@ -4,5 +4,6 @@ import { forEachMachine, MACHINES } from "../machines.js";
 export const start = defineCommand({
   summary: "Start machines that are stopped, on the disks they had",
   positionals: [MACHINES],
-  run: ({ positionals }, { signal }) => forEachMachine(positionals, signal, (vm) => vm.start({ signal })),
+  run: ({ positionals }, invocation) =>
+    forEachMachine(positionals, invocation, (vm) => vm.start({ signal: invocation.signal })),
 });

@@ -4,5 +4,5 @@ import { forEachMachine, MACHINES } from "../machines.js";
 export const stop = defineCommand({
   summary: "Stop machines; their disks stay",
   positionals: [MACHINES],
-  run: ({ positionals }, { signal }) => forEachMachine(positionals, signal, (vm) => vm.stop()),
+  run: ({ positionals }, invocation) => forEachMachine(positionals, invocation, (vm) => vm.stop()),
 });
