@@ -10,10 +10,10 @@ test("a page is taken apart into its blocks, with their lines", () => {
   const page = "# Title\n\n```ts\nconst a = 1;\n```\n\ntext\n\n```console title\n$ ls\na\nb\n$ true\n```\n";
   const blocks = blocksOf(page);
   assert.deepEqual(
-    blocks.map(({ language, line }) => [language, line]),
+    blocks.map(({ language, flags, line }) => [language, flags, line]),
     [
-      ["ts", 3],
-      ["console", 9],
+      ["ts", [], 3],
+      ["console", ["title"], 9],
     ],
   );
   const [, session] = blocks;
@@ -37,7 +37,7 @@ test("an ellipsis stands for anything in its line, or for any lines, and nothing
   assert.ok(!matches(["… x"], "one\ntwo x\n"));
 });
 
-const RUNNABLE = ["ts", "console", "sh", "json"];
+const RUNNABLE = ["ts", "js", "console", "sh", "json"];
 
 test("every block of README and docs has a language that the tests execute, or says that it is plain text", async () => {
   const docs = (await readdir(join(packageRoot(), "docs"))).filter((file) => file.endsWith(".md"));

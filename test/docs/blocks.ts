@@ -1,7 +1,9 @@
 /** A fenced block of a Markdown page. */
 export interface Block {
-  /** The first word behind the fence: "ts", "console", "sh", "json", "text". */
+  /** The first word behind the fence: "ts", "js", "console", "sh", "json", "text". */
   readonly language: string;
+  /** The words after it, which say how the tests treat the block. */
+  readonly flags: readonly string[];
   readonly text: string;
   /** Of the opening fence, from 1. */
   readonly line: number;
@@ -10,15 +12,16 @@ export interface Block {
 /** https://spec.commonmark.org/0.31.2/#fenced-code-blocks, as far as these pages use them: three backticks, not indented. */
 export function blocksOf(markdown: string): readonly Block[] {
   const blocks: Block[] = [];
-  let open: { language: string; line: number; text: string[] } | null = null;
+  let open: { language: string; flags: string[]; line: number; text: string[] } | null = null;
   for (const [index, line] of markdown.split("\n").entries()) {
     const fence = /^```(.*)$/.exec(line);
     if (fence === null) {
       open?.text.push(line);
     } else if (open === null) {
-      open = { language: (fence[1] ?? "").trim().split(" ")[0] ?? "", line: index + 1, text: [] };
+      const [language = "", ...flags] = (fence[1] ?? "").trim().split(" ");
+      open = { language, flags, line: index + 1, text: [] };
     } else {
-      blocks.push({ language: open.language, line: open.line, text: open.text.join("\n") });
+      blocks.push({ ...open, text: open.text.join("\n") });
       open = null;
     }
   }

@@ -12,61 +12,38 @@ import { machineHome } from "../cli/machines.js";
 import { BIN, environment } from "../cli/smolvm.js";
 import { type Block, blocksOf, matches, sessionOf } from "../docs/blocks.js";
 
-const PAGES = [
-  "README.md",
-  ...(await readdir(join(packageRoot(), "docs"))).filter(isPage).map((file) => join("docs", file)),
-];
+const PAGES = ["README.md", ...(await filesIn("docs", ".md"))];
+const EXAMPLES = await filesIn("examples", ".mjs");
 
-function isPage(file: string): boolean {
-  return file.endsWith(".md");
-}
-
+/* The blocks of a page are executed from top to bottom in one folder, as a reader would: what one makes, the next has. */
 for (const page of PAGES) {
-  const blocks = blocksOf(await readFile(join(packageRoot(), page), "utf8"));
-  const ofLanguage = (language: string): readonly Block[] => blocks.filter((block) => block.language === language);
-
-  for (const block of ofLanguage("console")) {
-    test(`${page}, line ${block.line}: the session prints what it says`, async (context) => {
-      const { env, folder } = await homeWithSmolvm(context);
-      for (const { command, printed } of sessionOf(block)) {
-        const output = await outputOf("bash", ["-c", `{ ${command}\n} 2>&1`], env, folder);
-        assert.ok(matches(printed, output), `$ ${command}\n${output}\nexpected:\n${printed.join("\n")}`);
-      }
-    });
-  }
-
-  for (const block of ofLanguage("ts")) {
-    test(`${page}, line ${block.line}: the program prints what it says`, async (context) => {
-      const { env, folder } = await homeWithSmolvm(context);
-      const program = await programOf(context, block);
-      const output = await outputOf(process.execPath, [program], env, folder);
-      assert.ok(matches(promised(block), output), `${output}\nexpected:\n${promised(block).join("\n")}`);
-    });
-  }
-
-  for (const block of ofLanguage("json")) {
-    test(`${page}, line ${block.line}: the JSON is a registry`, async (context) => {
-      const { folder } = await homeWithSmolvm(context);
-      await writeFile(join(folder, "registry.json"), block.text);
-      assert.ok(Object.keys(await loadRegistry(join(folder, "registry.json"))).length > 0);
-    });
-  }
+  const blocks = (await blocksOn(page)).filter(({ language }) => language !== "text" && language !== "c");
+  if (blocks.length === 0) continue;
+  test(`${page} does what it says`, async (context) => {
+    const place = await readersPlace(context, blocks);
+    for (const block of blocks) {
+      await context.test(`${page}, line ${block.line}: ${block.language}`, () => execute(block, context, place));
+    }
+  });
 }
 
-test("the programs on all pages have the types that the package declares", async (context) => {
+test("the programs on all pages and the examples have the types that the package declares", async (context) => {
   const folder = await folderInPackage(context);
-  const files: string[] = [];
+  const files = EXAMPLES.map((example) => join(packageRoot(), example));
   for (const page of PAGES) {
-    for (const block of blocksOf(await readFile(join(packageRoot(), page), "utf8"))) {
-      if (block.language !== "ts") continue;
-      files.push(join(folder, `${page.replaceAll("/", "-")}-${block.line}.mts`));
-      await writeFile(files.at(-1) ?? "", block.text);
+    for (const block of await blocksOn(page)) {
+      if (block.language !== "ts" && block.language !== "js") continue;
+      const file = join(folder, `${page.replaceAll("/", "-")}-${block.line}.m${block.language}`);
+      await writeFile(file, sourceOf(block));
+      files.push(file);
     }
   }
   const options: ts.CompilerOptions = {
     strict: true,
     noEmit: true,
     skipLibCheck: true,
+    allowJs: true,
+    checkJs: true,
     target: ts.ScriptTarget.ES2022,
     lib: ["lib.es2023.d.ts", "lib.esnext.disposable.d.ts"],
     module: ts.ModuleKind.NodeNext,
@@ -80,14 +57,68 @@ test("the programs on all pages have the types that the package declares", async
   assert.deepEqual(wrong, []);
 });
 
+interface Place {
+  readonly folder: string;
+  readonly env: NodeJS.ProcessEnv;
+}
+
+async function execute(block: Block, context: TestContext, { env, folder }: Place): Promise<void> {
+  switch (block.language) {
+    case "console":
+      for (const { command, printed } of sessionOf(block)) {
+        // It may fail: what it prints is held against the page.
+        const output = await outputOf("bash", ["-c", `(${command}\n) 2>&1 || true`], env, folder);
+        assert.ok(matches(printed, output), `$ ${command}\n${output}\nexpected:\n${printed.join("\n")}`);
+      }
+      break;
+    case "ts":
+    case "js": {
+      const output = await outputOf(process.execPath, [await programOf(context, block)], env, folder);
+      assert.ok(matches(promised(block), output), `${output}\nexpected:\n${promised(block).join("\n")}`);
+      break;
+    }
+    case "json": {
+      const file = join(await mkdtemp(join(folder, "registry-")), "registry.json");
+      await writeFile(file, block.text);
+      assert.ok(Object.keys(await loadRegistry(file)).length > 0);
+      break;
+    }
+    case "sh":
+      // "run" is for scripts that can run here; of the others, such as `npm start`, at least the syntax is right.
+      await outputOf(
+        "bash",
+        [...(block.flags.includes("run") ? ["-euo", "pipefail"] : ["-n"]), "-c", block.text],
+        env,
+        folder,
+      );
+      break;
+    default:
+      assert.fail(`nothing is known of '${block.language}'`);
+  }
+}
+
 /** A home for machines, and a PATH on which `smolvm` is the one that was compiled. */
-async function homeWithSmolvm(context: TestContext) {
+async function readersPlace(context: TestContext, blocks: readonly Block[]): Promise<Place> {
   const { env, folder } = await machineHome(context);
   const bin = join(folder, "bin");
   await mkdir(bin);
   await writeFile(join(bin, "smolvm"), `#!/bin/sh\nexec "${process.execPath}" "${BIN}" "$@"\n`);
   await chmod(join(bin, "smolvm"), 0o755);
-  return { folder, env: environment({ ...env, PATH: `${bin}:${process.env["PATH"] ?? ""}` }) };
+  const place = environment({ ...env, PATH: `${bin}:${process.env["PATH"] ?? ""}` });
+  const usesApt = blocks.some(
+    ({ language, flags, text }) => language === "sh" && flags.includes("run") && /\bapt-/.test(text),
+  );
+  return { folder, env: usesApt ? { ...place, APT_CONFIG: await freshLists(folder) } : place };
+}
+
+/** The host's own lists of packages may be missing or behind the archive. */
+async function freshLists(folder: string): Promise<string> {
+  const lists = join(folder, "lists");
+  await mkdir(join(lists, "partial"), { recursive: true });
+  const config = join(folder, "apt.conf");
+  await writeFile(config, `Dir::State::lists "${lists}";\n`);
+  await outputOf("apt-get", ["-q", "update"], { ...process.env, APT_CONFIG: config }, folder);
+  return config;
 }
 
 /** Inside the package, so that "smolvm" is this package. */
@@ -97,10 +128,18 @@ async function folderInPackage(context: TestContext): Promise<string> {
   return folder;
 }
 
-async function programOf(context: TestContext, { text }: Block): Promise<string> {
+/** A block with the flag "vm" is a piece of a program that has a machine already. */
+function sourceOf({ flags, text }: Block): string {
+  const machine = 'import { SmolVM as Machine } from "smolvm"; await using vm = await Machine.create();\n';
+  return flags.includes("vm") ? machine + text : text;
+}
+
+async function programOf(context: TestContext, block: Block): Promise<string> {
   const compilerOptions = { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext };
   const path = join(await folderInPackage(context), "program.mjs");
-  await writeFile(path, ts.transpileModule(text, { compilerOptions }).outputText);
+  // What is called JavaScript has to run as it stands.
+  const source = sourceOf(block);
+  await writeFile(path, block.language === "js" ? source : ts.transpileModule(source, { compilerOptions }).outputText);
   return path;
 }
 
@@ -112,11 +151,19 @@ function promised({ text }: Block): readonly string[] {
     .map((line) => /\/\/ (.*)$/.exec(line)?.[1] ?? "…");
 }
 
+async function blocksOn(page: string): Promise<readonly Block[]> {
+  return blocksOf(await readFile(join(packageRoot(), page), "utf8"));
+}
+
+async function filesIn(folder: string, ending: string): Promise<string[]> {
+  const names = await readdir(join(packageRoot(), folder));
+  return names.filter((name) => name.endsWith(ending)).map((name) => join(folder, name));
+}
+
 async function outputOf(program: string, args: string[], env: NodeJS.ProcessEnv, cwd: string): Promise<string> {
   return new Promise((resolve, reject) => {
     execFile(program, args, { env, cwd, timeout: 120_000 }, (error, stdout, stderr) => {
-      // A command of a session may fail: what it prints is held against the page. A program may not.
-      if (error !== null && program !== "bash") reject(new Error(`${stdout}${stderr}`, { cause: error }));
+      if (error !== null) reject(new Error(`${stdout}${stderr}`, { cause: error }));
       else resolve(stdout);
     });
   });

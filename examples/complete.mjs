@@ -17,9 +17,13 @@ console.log(`\nUsing image: ${image.name}`);
 console.log(`  Kernel: ${image.kernelPath}`);
 console.log(`  Rootfs: ${image.rootfsPath}`);
 
-await using vm = new VM({ kernelPath: image.kernelPath, rootfsPath: image.rootfsPath });
-await vm.start();
-console.log(`\nVM started with IP: ${vm.getIp()}`);
+const vm = new VM({ kernelPath: image.kernelPath, rootfsPath: image.rootfsPath });
+try {
+  await vm.start();
+  console.log(`\nVM started with IP: ${vm.getIp()}`);
 
-const result = await vm.run("echo 'Hello from SmolVM!'");
-console.log(`Output: ${result.output}`);
+  const result = await vm.run("echo 'Hello from SmolVM!'");
+  console.log(`Output: ${result.output}`);
+} finally {
+  await vm.delete();
+}

@@ -6,10 +6,10 @@ import { join } from "node:path";
 import { SmolVM } from "smolvm";
 
 const here = await mkdtemp(join(tmpdir(), "smolvm-example-"));
+const vm = await SmolVM.create();
 try {
   await writeFile(join(here, "fruit.txt"), "pear\napple\nfig\n");
 
-  await using vm = await SmolVM.create();
   await vm.files.upload(here, "/job");
   await vm.run("sort fruit.txt > sorted.txt", { cwd: "/job" });
   await vm.files.download("/job/sorted.txt", join(here, "sorted.txt"));
@@ -17,5 +17,6 @@ try {
   console.log(await readFile(join(here, "sorted.txt"), "utf8"));
   console.log("In the machine:", (await vm.files.readdir("/job")).join(", "));
 } finally {
+  await vm.delete();
   await rm(here, { recursive: true });
 }
