@@ -1,8 +1,9 @@
 import { HostError } from "../errors.js";
-import { isRightInPlace, obtainAsset, type HuntOptions, type Obtained } from "./asset.js";
+import { isRightInPlace, obtainAsset } from "./asset.js";
+import type { HuntOptions, Obtained } from "./hunt.js";
 import { LocalImage } from "./source.js";
 import type { ImageOrigin, ImageRecord, ImageStore } from "./store/index.js";
-import { warnUnverified } from "./unverified.js";
+import { warnSetAside, warnUnverified } from "./warnings.js";
 import type { WantedImage } from "./wanted.js";
 
 export interface BringOptions extends Omit<HuntOptions, "signal"> {
@@ -40,7 +41,8 @@ async function install(
       .map(({ asset }) => asset.kind);
     if (unverified.length > 0) warnUnverified(name, unverified);
     const assets = Object.fromEntries(obtained.map(({ asset, record: found }) => [asset.kind, found]));
-    await installation.commit(name, { assets, bootArgs, origin: originOf(obtained, record) });
+    const aside = await installation.commit(name, { assets, bootArgs, origin: originOf(obtained, record) });
+    if (aside.length > 0) warnSetAside(name, aside);
   });
 }
 

@@ -4,10 +4,8 @@ import { dirname } from "node:path";
 import { ImageError } from "../errors.js";
 import type { ProgressReport } from "./progress.js";
 import { isErrno } from "../host/errno.js";
-import { assetsOf, type AssetKind, type AssetRecord, type ImageStore } from "./store/index.js";
+import type { AssetKind, AssetRecord, ImageStore } from "./store/index.js";
 import { publicUrl, type WantedAsset, type WantedImage } from "./wanted.js";
-
-export { assetsOf };
 
 /** One file of a cached image. */
 export interface AssetSummary {
@@ -63,6 +61,7 @@ export interface VerifyReport {
 
 /** Whether every file of an image is there. */
 export function isWhole(store: ImageStore, { name, assets }: WantedImage): boolean {
+  if (store.otherNameOf(name) !== null) return false;
   return assets.every(({ kind }) => statOf(store, name, kind) !== null);
 }
 
@@ -70,7 +69,9 @@ export function isWhole(store: ImageStore, { name, assets }: WantedImage): boole
 export async function describe(store: ImageStore, wanted: WantedImage): Promise<ImageDetails> {
   const { name } = wanted;
   const record = await store.read(name);
-  const assets = wanted.assets.flatMap((asset) => describeAsset(store, name, asset, record?.assets[asset.kind]));
+  // The files of another image say nothing of this one.
+  const here = record === null && store.otherNameOf(name) !== null ? [] : wanted.assets;
+  const assets = here.flatMap((asset) => describeAsset(store, name, asset, record?.assets[asset.kind]));
   const cached = assets.length === wanted.assets.length;
   const rootfs = wanted.assets.find(({ kind }) => kind === "rootfs");
   const times = assets.map(({ verifiedAt }) => verifiedAt);
@@ -137,7 +138,8 @@ export async function verify(
 ): Promise<VerifyReport> {
   const { name } = wanted;
   const record = await store.read(name);
-  if (record === null && !wanted.assets.some(({ kind }) => statOf(store, name, kind) !== null)) {
+  const other = record === null ? store.otherNameOf(name) : null;
+  if (record === null && (other !== null || !wanted.assets.some(({ kind }) => statOf(store, name, kind) !== null))) {
     throw new ImageError("IMAGE_NOT_CACHED", `Image '${name}' is not in the cache.`, {
       hint: `Get it with: smolvm image pull ${name}`,
       details: { name, cacheDir: store.cacheDir },

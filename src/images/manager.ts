@@ -5,7 +5,15 @@ import * as inventory from "./inventory.js";
 import { assertImageName } from "./name.js";
 import { type ProgressCallback, type ProgressReport, progressTo } from "./progress.js";
 import { ImageSource, LocalImage, type ImageSourceFields } from "./source.js";
-import { type AssetKind, exportImage, ImageStore, importImage, type PruneReport, type Removal } from "./store/index.js";
+import {
+  type AssetKind,
+  assetsOf,
+  exportImage,
+  ImageStore,
+  importImage,
+  type PruneReport,
+  type Removal,
+} from "./store/index.js";
 import { fits, wantedAgain, wantedFrom, type WantedImage } from "./wanted.js";
 
 export interface ImageManagerOptions {
@@ -118,10 +126,21 @@ export class ImageManager {
       readonly name?: string | undefined;
       /** Replace an image of that name with other content. Default: false. */
       readonly force?: boolean | undefined;
+      /**
+       * Believe the archive that its unpacked files are what compressed addresses with a pinned digest serve, so that the image
+       * can be used without downloading them. Nothing in an archive can prove it. Default: false.
+       */
+      readonly trust?: boolean | undefined;
     } = {},
   ): Promise<LocalImage> {
-    const { name, force = false, signal, onProgress } = options;
-    return importImage(this.#store, path, { name, force, signal, reportTo: (image) => progressTo(image, onProgress) });
+    const { name, force = false, trust = false, signal, onProgress } = options;
+    return importImage(this.#store, path, {
+      name,
+      force,
+      trust,
+      signal,
+      reportTo: (image) => progressTo(image, onProgress),
+    });
   }
 
   /** What the cache knows to belong to a cached kernel: null for any other path. */
@@ -140,7 +159,7 @@ export class ImageManager {
     if (record === null || !fits(record, wanted)) return null;
     const image = stamped?.image ?? (await this.#opened(wanted.name, verify, signal, report));
     if (image === null) return null;
-    for (const [asset, { size }] of inventory.assetsOf(record)) {
+    for (const [asset, { size }] of assetsOf(record)) {
       report({ asset, phase: "done", bytes: size, total: size });
     }
     return image;

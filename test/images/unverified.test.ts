@@ -53,7 +53,10 @@ test("what it served is remembered: other bytes later are refused until they are
   );
   assert.match(error.hint ?? "", /serves other bytes than before.*smolvm image pull --accept-new unpinned-changed/);
   assert.equal(await manager.isCached("unpinned-changed"), false);
+  await assert.rejects(manager.ensureImage("unpinned-changed"), { code: "IMAGE_CHECKSUM_MISMATCH" });
+  const requests = origin.requests.length;
   const image = await manager.ensureImage("unpinned-changed", { acceptNew: true });
+  assert.equal(origin.requests.length, requests, "what was refused is still here, and needs no second download");
   assert.ok(readFileSync(image.rootfsPath).equals(next.rootfs));
   rmSync(join(cacheDir, "unpinned-changed"), { recursive: true });
   rmSync(join(cacheDir, ".blobs"), { recursive: true });

@@ -7,6 +7,9 @@ export const imageImport = defineCommand({
   positionals: [{ name: "FILE", completes: "path" }],
   options: {
     name: { value: "NAME", summary: "The image's name here (default: the one in the archive)" },
+    trust: {
+      summary: "Believe the archive that it has what compressed, pinned addresses serve (nothing can prove it)",
+    },
     force: { summary: "Replace an image of the same name" },
   },
   examples: ["smolvm image import hello.smolvm"],
@@ -17,6 +20,7 @@ export const imageImport = defineCommand({
       signal,
       onProgress: progress.image,
       force: options.force,
+      trust: options.trust,
       ...(options.name === undefined ? {} : { name: options.name }),
     });
     return { data: image, text: `${image.name}\n` };

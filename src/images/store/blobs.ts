@@ -45,6 +45,12 @@ export class Blobs {
     return this.read(path, options);
   }
 
+  /** Whether the file's stamp vouches for it having these bytes. */
+  isStamped(path: string, digest: string): boolean {
+    const stat = statOrNull(path);
+    return stat !== null && this.#stamps.trusted(digest, stat) !== null;
+  }
+
   /** Hashes a file and stamps it with what was found. */
   async read(path: string, options: HashOptions = {}): Promise<Finding> {
     const stat = statOrNull(path);

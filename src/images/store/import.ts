@@ -19,6 +19,8 @@ const MAX_ASSET_BYTES = 64 * 2 ** 30;
 export interface ImportOptions {
   readonly name: string | undefined;
   readonly force: boolean;
+  /** Believe the archive in what nothing here can prove: see `claims`. */
+  readonly trust: boolean;
   readonly signal: AbortSignal | undefined;
   readonly reportTo: (image: string) => ProgressReport;
 }
@@ -48,7 +50,7 @@ export async function importImage(store: ImageStore, path: string, options: Impo
       } finally {
         for (const { path: file } of taken.values()) await rm(file, { force: true });
       }
-      const assets = Object.fromEntries(assetsOf(archived).map(([kind, asset]) => [kind, provable(asset)]));
+      const assets = Object.fromEntries(assetsOf(archived).map(([kind, asset]) => [kind, claims(asset, options)]));
       const origin = { kind: "imported", details: { from: archived.origin.kind } } as const;
       await installation.commit(name, { assets, bootArgs: archived.bootArgs, origin });
     });
@@ -123,11 +125,12 @@ async function takeMembers({ store, reader, archived, report, signal }: Import, 
 }
 
 /**
- * What may be believed of an archive's word on an asset. That the bytes at an address had some other digest, before they were
- * unpacked, nobody can check here; believing it would let an archive pass for an image whose digest is pinned.
+ * What is believed of an archive's word on an asset. That the bytes at an address had some other digest, before they were
+ * unpacked, nobody can check here; believing it lets the archive pass for an image whose digest is pinned. That is for the
+ * user to say.
  */
-function provable(asset: AssetRecord): AssetRecord {
-  return { ...asset, digest: asset.digest === asset.contentDigest ? asset.digest : null };
+function claims(asset: AssetRecord, { trust }: ImportOptions): AssetRecord {
+  return trust || asset.digest === asset.contentDigest ? asset : { ...asset, digest: null };
 }
 
 async function extract(store: ImageStore, reader: ArchiveReader, member: ArchiveMember, path: string): Promise<void> {

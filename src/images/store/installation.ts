@@ -18,6 +18,7 @@ export class Installation {
   readonly #leases: Leases;
   readonly #signal: AbortSignal | undefined;
   readonly #releases: (() => void)[] = [];
+  readonly #adopted = new Set<string>();
 
   constructor(rooms: Rooms, leases: Leases, signal: AbortSignal | undefined) {
     this.#rooms = rooms;
@@ -52,6 +53,7 @@ export class Installation {
     return this.#ifUnchanged(path, examined, async (held) => {
       this.#lease(digest);
       held.assert();
+      this.#adopted.add(path);
       if (statOrNull(blob) !== null) return;
       setAside(layout, blob, "blob");
       await blobs.publishLink(path, digest, this.#signal);
@@ -73,11 +75,11 @@ export class Installation {
     });
   }
 
-  /** Makes the image visible, in place of one of that name. */
+  /** Makes the image visible, in place of one of that name. Gives the new paths of files of others that were in its place. */
   async commit(
     name: string,
     image: { readonly assets: AssetRecords; readonly bootArgs: string | null; readonly origin: ImageOrigin },
-  ): Promise<void> {
+  ): Promise<readonly string[]> {
     const { kernel, rootfs, initrd } = image.assets;
     if (!kernel || !rootfs) throw new TypeError(`image '${name}' lacks its kernel or its rootfs`);
     const record: ImageRecord = {
@@ -87,7 +89,8 @@ export class Installation {
       origin: image.origin,
       installedAt: new Date().toISOString(),
     };
-    await this.#locked((held) => commitImage(this.#rooms, record, { held, signal: this.#signal }));
+    const options = { signal: this.#signal, adopted: this.#adopted };
+    return this.#locked((held) => commitImage(this.#rooms, record, { ...options, held }));
   }
 
   end(): void {

@@ -1,3 +1,4 @@
+import { isImageName } from "../name.js";
 import { isAddress, isBootArgs } from "../source.js";
 import { parseJson, readSmallFile } from "./look.js";
 
@@ -56,6 +57,14 @@ export function formatRecord(record: ImageRecord): string {
  */
 export function readRecord(path: string, name: string): ImageRecord | null {
   return parseRecord(parseJson(readSmallFile(path, MAX_BYTES)), name);
+}
+
+/** The name of the image that a record is of, whatever folder it is in; null if it can't be relied on. */
+export function nameInRecord(path: string): string | null {
+  const value = parseJson(readSmallFile(path, MAX_BYTES));
+  if (!isObject(value)) return null;
+  const { name } = value;
+  return typeof name === "string" && isImageName(name) && parseRecord(value, name) !== null ? name : null;
 }
 
 export function parseRecord(value: unknown, name: string): ImageRecord | null {

@@ -2,7 +2,7 @@ import { readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import { ImageError } from "../../errors.js";
-import type { Held, Rooms } from "./commit.js";
+import { type Held, otherNameAt, type Rooms, sameFolder } from "./commit.js";
 import { unique } from "../../host/folder.js";
 import type { LeaseRecord, Leases } from "./leases.js";
 import { ASSET_FILES, RECORD_FILE } from "./layout.js";
@@ -25,6 +25,8 @@ export async function takeAway(
   name: string,
 ): Promise<{ readonly digests: readonly string[]; readonly kept: readonly string[] }> {
   const { layout, stamps } = rooms;
+  const other = otherNameAt(layout, name);
+  if (other !== null) throw sameFolder(name, other);
   const machines = machinesUsing(leases.surveyAll().live, name);
   if (machines.length > 0) throw inUse(name, machines);
   const folder = layout.image(name);

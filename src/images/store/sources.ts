@@ -1,3 +1,4 @@
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 
 import { withoutCredentials } from "../address.js";
@@ -24,6 +25,8 @@ export interface Seen {
 }
 
 const MAX_BYTES = 64 * 1024;
+/** What was refused longer ago is not what a user accepts who has just been told of it. */
+const REFUSED_KEPT_MS = 24 * 60 * 60 * 1000;
 
 /**
  * One name for the work on an address: of its lock, its partial download and the memory of what it served. Pinned bytes are the
@@ -49,7 +52,27 @@ export class SeenSources {
   }
 
   recall(address: Address): Seen | null {
-    const value = parseJson(readSmallFile(this.#path(address), MAX_BYTES));
+    return this.#read(this.#path(address));
+  }
+
+  async remember(address: Address, seen: Seen): Promise<void> {
+    await this.#write(this.#path(address), seen);
+    rmSync(this.#refusedPath(address), { recursive: true, force: true });
+  }
+
+  /** Notes what an address served that was not accepted. */
+  refuse(address: Address, seen: Seen): Promise<void> {
+    return this.#write(this.#refusedPath(address), seen);
+  }
+
+  /** What was refused of an address within the last day. */
+  refused(address: Address): Seen | null {
+    const seen = this.#read(this.#refusedPath(address));
+    return seen !== null && Date.now() - Date.parse(seen.seenAt) < REFUSED_KEPT_MS ? seen : null;
+  }
+
+  #read(path: string): Seen | null {
+    const value = parseJson(readSmallFile(path, MAX_BYTES));
     if (!isObject(value)) return null;
     const { url, digest, contentDigest, seenAt } = value;
     if (typeof url !== "string" || !isDigest(digest) || !isDigest(contentDigest) || typeof seenAt !== "string")
@@ -57,13 +80,16 @@ export class SeenSources {
     return { url, digest, contentDigest, seenAt };
   }
 
-  async remember(address: Address, seen: Seen): Promise<void> {
-    const path = this.#path(address);
+  async #write(path: string, seen: Seen): Promise<void> {
     if (entryAt(path)?.isDirectory()) setAside(this.#layout, path, "source");
     await replaceFileDurably(path, `${JSON.stringify(seen, null, 2)}\n`);
   }
 
   #path(address: Address): string {
     return join(this.#layout.sources, `${addressKey(address)}.json`);
+  }
+
+  #refusedPath(address: Address): string {
+    return join(this.#layout.sources, `${addressKey(address)}.refused.json`);
   }
 }

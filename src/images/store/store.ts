@@ -6,7 +6,7 @@ import type { LocalImage } from "../source.js";
 import { storageFailure } from "../storage-failure.js";
 import { Blobs } from "./blobs.js";
 import { Catalog, type CatalogEntry } from "./catalog.js";
-import { type Held, type Rooms, underCommitLockIfRoom } from "./commit.js";
+import { type Held, otherNameAt, type Rooms, sameFolder, underCommitLockIfRoom } from "./commit.js";
 import { makeFolder } from "../../host/folder.js";
 import { hashFile, type HashOptions } from "./hash.js";
 import { Installation } from "./installation.js";
@@ -163,6 +163,8 @@ export class ImageStore {
   ): Promise<LocalImage> {
     return this.#guarded(async () => {
       assertImageName(name);
+      const other = otherNameAt(this.layout, name);
+      if (other !== null) throw sameFolder(name, other);
       makeFolder(this.cacheDir);
       const installation = new Installation(this.#rooms, this.#leases, signal);
       try {
@@ -179,6 +181,11 @@ export class ImageStore {
   /** The names of the images that have a record here, sorted. */
   names(): Promise<string[]> {
     return this.#guarded(() => this.#catalog.names());
+  }
+
+  /** The name of another image whose folder this one's is, where the file system does not tell their names apart. */
+  otherNameOf(name: string): string | null {
+    return otherNameAt(this.layout, name);
   }
 
   /** The image that a path names a file of, and which one; null for any other path. */

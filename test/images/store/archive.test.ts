@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import { gzipSync } from "node:zlib";
 
 import fc from "fast-check";
 
@@ -339,6 +340,57 @@ test("an archive can't pass its content off as what an address with a pinned dig
   await there.importArchive(path);
   const image = await there.ensureImage("hello");
   assert.ok(readFileSync(image.kernelPath).equals(files.kernel));
+});
+
+test("a damaged imported image is put right only by the bytes that it had", async (t) => {
+  const { origin, files, folder, archive } = await setting(t);
+  const packed = gzipSync(files.rootfs);
+  origin.files.set("/packed.gz", packed);
+  const { kernelUrl, kernelSha256 } = origin.publish("packed", files, { pinned: true });
+  const source = { name: "packed", kernelUrl, kernelSha256, rootfsUrl: origin.url("/packed.gz") };
+  const here = new ImageManager({ cacheDir: join(folder, "here"), registry: { packed: source } });
+  await here.ensureImage("packed");
+  await here.exportArchive("packed", archive);
+  const there = new ImageManager({ cacheDir: join(folder, "there"), registry: {} });
+  const lose = (path: string): void => {
+    rmSync(path);
+    rmSync(join(there.cacheDir, ".blobs"), { recursive: true });
+  };
+  const { rootfsPath } = await there.importArchive(archive);
+  lose(rootfsPath);
+  assert.ok(readFileSync((await there.ensureImage("packed")).rootfsPath).equals(files.rootfs));
+  await there.importArchive(archive, { force: true });
+  lose(rootfsPath);
+  rmSync(join(there.cacheDir, ".sources"), { recursive: true });
+  origin.files.set("/packed.gz", gzipSync(Buffer.from("evil")));
+  await assert.rejects(there.ensureImage("packed"), { code: "IMAGE_CHECKSUM_MISMATCH", hint: /--accept-new/ });
+  assert.equal(await there.isCached("packed"), false);
+});
+
+test("an image that is pinned as it is compressed comes through an archive where the user trusts that", async (t) => {
+  const { origin, files, folder, archive } = await setting(t);
+  const packed = gzipSync(files.rootfs);
+  origin.files.set("/packed.gz", packed);
+  const source = {
+    ...origin.publish("packed", files, { pinned: true }),
+    rootfsUrl: origin.url("/packed.gz"),
+    rootfsSha256: sha256(packed),
+  };
+  const managers = ["here", "there"].map(
+    (name) => new ImageManager({ cacheDir: join(folder, name), registry: { packed: source } }),
+  );
+  const [here, there] = managers as [ImageManager, ImageManager];
+  await here.ensureImage("packed");
+  await here.exportArchive("packed", archive);
+  await there.importArchive(archive);
+  await assert.rejects(there.ensureImage("packed", { offline: true }), {
+    code: "IMAGE_NOT_CACHED",
+    message: /came from an archive, which can't prove/,
+    hint: /smolvm image import --trust/,
+  });
+  origin.close();
+  const image = await there.importArchive(archive, { trust: true });
+  assert.deepEqual(await there.ensureImage("packed", { offline: true, verify: "full" }), image);
 });
 
 test("whatever a fuzzer does to an archive, it is taken whole or refused with a typed error", async (t) => {

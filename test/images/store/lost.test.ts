@@ -49,6 +49,7 @@ const gone = {
     throw new Error("the lock was lost");
   },
 };
+const options = { held: gone, signal: undefined, adopted: new Set<string>() };
 
 test("a change whose lock was taken over is made once more, from its beginning", async (t) => {
   const { rooms, layout } = setting(t);
@@ -88,9 +89,9 @@ test("without its lock nothing is removed, and no image takes a name", async (t)
   await assert.rejects(takeAway(rooms, leases, gone, "mine"), /was lost/);
   const record = await store.read("mine");
   assert.ok(record);
-  await assert.rejects(commitImage(rooms, { ...record, name: "other" }, { held: gone, signal: undefined }), /was lost/);
+  await assert.rejects(commitImage(rooms, { ...record, name: "other" }, options), /was lost/);
   const next = { ...record, assets: { ...record.assets, kernel: record.assets.rootfs } };
-  await assert.rejects(commitImage(rooms, next, { held: gone, signal: undefined }), /was lost/);
+  await assert.rejects(commitImage(rooms, next, options), /was lost/);
   assert.equal(readFileSync(image.kernelPath, "utf8"), "kernel one");
   assert.ok(!existsSync(join(cacheDir, "other")));
 });
@@ -102,6 +103,6 @@ test("what one process puts together is not taken from it by another one's commi
   assert.ok(record);
   const staged = await store.temporaryFile("mine");
   writeFileSync(staged, "half of an image");
-  await underCommitLock(rooms, (held) => commitImage(rooms, record, { held, signal: undefined }));
+  await underCommitLock(rooms, (held) => commitImage(rooms, record, { ...options, held }));
   assert.equal(readFileSync(staged, "utf8"), "half of an image");
 });

@@ -15,3 +15,15 @@ export function warnUnverified(name: string, kinds: readonly AssetKind[]): void 
     },
   );
 }
+
+/** Says that files which somebody had put into an image's folder were not the image's, and where they are now. */
+export function warnSetAside(name: string, paths: readonly string[]): void {
+  process.emitWarning(
+    `Files in the folder of image '${name}' were not what its source describes, and were moved away.`,
+    {
+      type: "SmolVMWarning",
+      code: "SMOLVM_FILES_SET_ASIDE",
+      detail: `They are kept until the next 'smolvm image prune': ${paths.join(", ")}`,
+    },
+  );
+}
