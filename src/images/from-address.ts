@@ -59,9 +59,12 @@ async function download(hunt: Hunt, address: Address, options: HuntOptions): Pro
   const { store, installation, asset, image } = hunt;
   const { discardPartial, mirrorsOf, transfer } = await import("./fetch/index.js");
   const partial = join(store.layout.partials, addressKey(address));
+  const mirrors = mirrorsOf(address.url, image.mirrors);
   const result = await transfer({
-    urls: [...mirrorsOf(address.url, image.mirrors), address.url],
+    // What is new is what the address itself has: a mirror may be behind.
+    urls: options.acceptNew && address.digest === null ? [address.url, ...mirrors] : [...mirrors, address.url],
     digest: address.digest,
+    remembered: options.acceptNew ? null : (expectedOf(hunt)?.digest ?? null),
     partial,
     signal: options.signal,
     onProgress: ({ phase, bytes, total }) => options.report({ asset: asset.kind, phase, bytes, total }),

@@ -1,4 +1,4 @@
-import { ImageError } from "../../errors.js";
+import { HostError, ImageError, SmolVMError } from "../../errors.js";
 import { withoutCredentials } from "../address.js";
 
 /** Why one attempt to bring the bytes failed. It stays inside this folder: `downloadFailed` makes of it what leaves. */
@@ -10,6 +10,8 @@ export class FetchFailure extends Error {
   readonly status: number | null;
   /** Whether unpacking was stopped at a limit, which is never to be forgiven. */
   readonly bomb: boolean;
+  /** What the user can do about it. */
+  readonly hint: string | null;
 
   constructor(
     reason: string,
@@ -18,6 +20,7 @@ export class FetchFailure extends Error {
       retryAfterMs?: number | null;
       status?: number | null;
       bomb?: boolean;
+      hint?: string | null;
       cause?: unknown;
     },
   ) {
@@ -27,6 +30,7 @@ export class FetchFailure extends Error {
     this.retryAfterMs = options.retryAfterMs ?? null;
     this.status = options.status ?? null;
     this.bomb = options.bomb ?? false;
+    this.hint = options.hint ?? (options.cause instanceof FetchFailure ? options.cause.hint : null);
   }
 }
 
@@ -36,32 +40,48 @@ export interface Attempt {
   readonly reason: string;
 }
 
-export function downloadFailed(url: string, cause: unknown, earlier: readonly Attempt[]): ImageError {
-  const reason = cause instanceof Error ? cause.message : String(cause);
-  const attempts = [...earlier, { url: withoutCredentials(url), reason }];
-  const others = earlier.map((attempt) => `${attempt.url}: ${attempt.reason}`).join("; ");
-  return new ImageError("IMAGE_DOWNLOAD_FAILED", `Download failed for ${withoutCredentials(url)}: ${reason}`, {
-    ...(others === "" ? {} : { hint: `Other addresses failed before it. ${others}` }),
-    details: { url: withoutCredentials(url), reason, attempts },
+/** `Download failed for URL: REASON`. What other addresses did wrong before is in `details.attempts`. */
+export function downloadFailed(url: string, cause: FetchFailure, earlier: readonly Attempt[]): ImageError {
+  const [shown, reason] = [withoutCredentials(url), cause.message];
+  const retry = cause.transient ? "Try again later: what was fetched is kept and gone on with." : undefined;
+  return new ImageError("IMAGE_DOWNLOAD_FAILED", `Download failed for ${shown}: ${reason}`, {
+    hint: cause.hint ?? retry,
+    details: { url: shown, reason, status: cause.status, attempts: [...earlier, { url: shown, reason }] },
     cause,
   });
 }
 
-export function checksumMismatch(
-  url: string,
-  expected: string,
-  actual: string,
-  earlier: readonly Attempt[],
-): ImageError {
-  const shown = withoutCredentials(url);
+export interface Mismatch {
+  readonly url: string;
+  readonly expected: string;
+  readonly actual: string;
+  /** Whether `expected` is only what the address served before. */
+  readonly remembered: boolean;
+}
+
+export function checksumMismatch(mismatch: Mismatch, attempts: readonly Attempt[]): ImageError {
+  const { expected, actual, remembered } = mismatch;
+  const url = withoutCredentials(mismatch.url);
   return new ImageError(
     "IMAGE_CHECKSUM_MISMATCH",
-    `SHA-256 mismatch for ${shown}\n  expected: ${expected}\n  actual:   ${actual}`,
+    `SHA-256 mismatch for ${url}\n  expected: ${expected}\n  actual:   ${actual}`,
     {
-      hint: "The file at the address is not the one that was pinned. If it was replaced on purpose, update the digest.",
-      details: { url: shown, expected, actual, attempts: [...earlier, { url: shown, reason: "SHA-256 mismatch" }] },
+      hint: remembered
+        ? "The mirror has other bytes than were served before, and the address itself could not be asked. Pin the digest, or try again without the mirror."
+        : "The file at the address is not the one that was pinned. If it was replaced on purpose, update the digest.",
+      details: { url, expected, actual, attempts },
     },
   );
+}
+
+/** What leaves a transfer is of the library: anything that nobody foresaw is told as a failure of this machine. */
+export function asHostError(error: unknown, partial: string): Error {
+  if (error instanceof SmolVMError) return error;
+  const reason = error instanceof Error ? error.message : String(error);
+  return new HostError("HOST_IO", `The download to '${partial}' failed on this machine: ${reason}`, {
+    details: { path: partial, reason },
+    cause: error,
+  });
 }
 
 /** A signal may be aborted with anything; promises are rejected with errors. */

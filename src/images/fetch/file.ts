@@ -1,3 +1,4 @@
+import { constants } from "node:fs";
 import { open, type FileHandle } from "node:fs/promises";
 
 import { Appender } from "./appender.js";
@@ -5,10 +6,12 @@ import { FetchFailure } from "./failure.js";
 import type { Job } from "./scheme.js";
 
 const READ_SIZE = 1024 * 1024;
+const NOT_A_FILE_HINT = "Name a file: folders, pipes and devices can't be an image's kernel or disk.";
 
 /** `file:` addresses: a file of this machine, copied as it would be from a server, holes and digest included. */
 export async function fetchFile({ url, file, signal, onBytes }: Job): Promise<void> {
-  const source = await open(new URL(url)).catch(unreadable);
+  // Without waiting: opening a pipe would otherwise last until somebody writes to it.
+  const source = await open(new URL(url), constants.O_RDONLY | constants.O_NONBLOCK).catch(unreadable);
   try {
     const before = await stamp(source);
     if (file.covered > 0 && file.isFrom(url) && file.validator === before.validator) file.resume({ url, ...before });
@@ -38,12 +41,13 @@ export async function fetchFile({ url, file, signal, onBytes }: Job): Promise<vo
 /** What tells one state of a file from another, and its size. */
 async function stamp(source: FileHandle): Promise<{ validator: string; total: number }> {
   const stat = await source.stat({ bigint: true });
-  if (!stat.isFile()) throw new FetchFailure("it is not a regular file", { transient: false });
+  if (!stat.isFile()) throw new FetchFailure("it is not a regular file", { transient: false, hint: NOT_A_FILE_HINT });
   return { validator: [stat.dev, stat.ino, stat.size, stat.mtimeNs, stat.ctimeNs].join("-"), total: Number(stat.size) };
 }
 
 /** Kept apart from errors of the file that is written: this one is the address's fault. */
 function unreadable(error: unknown): never {
   const reason = error instanceof Error ? error.message : String(error);
-  throw new FetchFailure(reason, { transient: false, cause: error });
+  const hint = "Check that the path is that of a file which this user can read.";
+  throw new FetchFailure(reason, { transient: false, hint, cause: error });
 }

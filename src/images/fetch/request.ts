@@ -1,9 +1,17 @@
 /** What to bring here, and where to put it. */
 export interface TransferRequest {
-  /** Where the bytes are, best first. All are the same bytes: mirrors of one address. */
+  /**
+   * Where the bytes are, best first. All are the same bytes: mirrors of one address, and that address itself as the last.
+   * Without a digest any of them may deliver, as whoever named the mirrors has chosen to rely on them.
+   */
   readonly urls: readonly string[];
   /** The expected SHA-256 (64 lower-case hex digits) of the bytes at the URL, or null if none is known. */
   readonly digest: string | null;
+  /**
+   * Without a digest: the SHA-256 that the address is remembered for. A mirror that has other bytes is passed over; what
+   * the last of `urls` has is given back whatever it is, for the caller to judge. Default: none.
+   */
+  readonly remembered?: string | null | undefined;
   /**
    * A path that this transfer owns while it runs (the caller holds the lock). What an earlier call left there is resumed.
    * Side files are named `${partial}.*`.

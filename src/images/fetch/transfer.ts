@@ -4,7 +4,8 @@ import { dirname } from "node:path";
 import { ValidationError } from "../../errors.js";
 import { withoutCredentials } from "../address.js";
 import { storageFailure } from "../storage-failure.js";
-import { asError, checksumMismatch, downloadFailed, FetchFailure, type Attempt } from "./failure.js";
+import { abortable } from "./abortable.js";
+import { asHostError, checksumMismatch, downloadFailed, FetchFailure, type Attempt, type Mismatch } from "./failure.js";
 import { Following } from "./following.js";
 import type { HashResult } from "./hasher.js";
 import { removeSideFiles } from "./own-file.js";
@@ -46,15 +47,15 @@ export async function transferWith(request: TransferRequest, policy: TransferPol
     await file?.close();
     if (worthless) await discardPartial(request.partial);
     request.signal?.throwIfAborted();
-    throw storageFailure(error, dirname(request.partial));
+    throw asHostError(storageFailure(error, dirname(request.partial)), request.partial);
   }
 }
 
 class MismatchError extends Error {
-  readonly actual: string;
-  constructor(actual: string) {
+  readonly mismatch: Mismatch;
+  constructor(mismatch: Mismatch) {
     super("SHA-256 mismatch");
-    this.actual = actual;
+    this.mismatch = mismatch;
   }
 }
 
@@ -103,14 +104,20 @@ class Transfer {
     if (this.#file.untold === 0 || this.#digest === null || url === undefined) return null;
     this.#file.adopt();
     const { digest, extents } = await this.#hash();
-    if (digest === this.#digest) return this.#result(url, digest, extents);
+    if (digest === this.#digest) {
+      try {
+        return await this.#result(url, digest, extents);
+      } catch (error) {
+        throw error instanceof FetchFailure ? downloadFailed(url, error, []) : error;
+      }
+    }
     this.#file.reset();
     return null;
   }
 
   async #firstGood(): Promise<TransferResult> {
     const attempts: Attempt[] = [];
-    let mismatch: { url: string; actual: string } | null = null;
+    let mismatch: Mismatch | null = null;
     const urls = this.#addresses();
     for (const [index, url] of urls.entries()) {
       try {
@@ -118,7 +125,7 @@ class Transfer {
       } catch (thrown) {
         this.#request.signal?.throwIfAborted();
         const error: unknown = this.#refused.signal.aborted ? this.#refused.signal.reason : thrown;
-        if (error instanceof MismatchError) mismatch = { url, actual: error.actual };
+        if (error instanceof MismatchError) ({ mismatch } = error);
         else if (!(error instanceof FetchFailure)) throw error;
         else if (error.bomb || (index === urls.length - 1 && mismatch === null)) {
           if (error.bomb) this.#file.reset();
@@ -128,7 +135,7 @@ class Transfer {
       }
     }
     if (mismatch === null) throw new ValidationError("A transfer needs at least one address; 'urls' is empty.");
-    throw checksumMismatch(mismatch.url, this.#digest ?? "", mismatch.actual, attempts);
+    throw checksumMismatch(mismatch, attempts);
   }
 
   /** The addresses in their order, but first the one whose bytes are all here: they only were not published. */
@@ -147,12 +154,21 @@ class Transfer {
       this.#following.url = url;
       await this.#fetch(url, plain);
       const { digest, extents } = await this.#hash();
-      if (this.#digest === null || digest === this.#digest) return this.#result(url, digest, extents);
+      const expected = this.#expectedFrom(url);
+      if (expected === null || digest === expected) return this.#result(url, digest, extents);
       const seams = file.spliced;
       file.reset();
-      if (!seams || plain) throw new MismatchError(digest);
+      if (!seams || plain) {
+        throw new MismatchError({ url, expected, actual: digest, remembered: this.#digest === null });
+      }
       plain = true;
     }
+  }
+
+  /** What the bytes of an address must hash to: what a mirror has must be what was there before; the address itself decides. */
+  #expectedFrom(url: string): string | null {
+    const { urls, remembered } = this.#request;
+    return this.#digest ?? (url === urls.at(-1) ? null : (remembered ?? null));
   }
 
   async #fetch(url: string, plain: boolean): Promise<void> {
@@ -161,7 +177,10 @@ class Transfer {
     const scheme = SCHEMES.get(protocol);
     if (scheme === undefined) {
       const kinds = [...SCHEMES.keys()].join(", ");
-      throw new FetchFailure(`its kind of address is not supported (${kinds} are)`, { transient: false });
+      throw new FetchFailure(`its kind of address is not supported (${kinds} are)`, {
+        transient: false,
+        hint: "Write the whole address, such as https://example.com/rootfs.ext4 or file:///srv/rootfs.ext4.",
+      });
     }
     const onBytes = (): void => {
       this.#progress.report({ phase: "download", bytes: file.covered, total: file.total });
@@ -192,6 +211,7 @@ class Transfer {
     try {
       const unpacked = await abortable(this.#following.unpacked(), this.#signal);
       const { path, size } = unpacked ?? { path: file.path, size: file.total ?? 0 };
+      if (size === 0) throw new FetchFailure("it is empty", { transient: false, hint: EMPTY_HINT });
       const content = unpacked ?? { digest, extents };
       return {
         path,
@@ -211,19 +231,5 @@ class Transfer {
 }
 
 const PROGRESS_MS = 50;
-
-/** Rejects as soon as the signal is aborted; whoever owns the work ends it. */
-async function abortable<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  work.catch(() => undefined); // where the race is lost, nobody waits for it
-  signal.throwIfAborted();
-  let abort: () => void = () => undefined;
-  const aborted = new Promise<never>((_resolve, reject) => {
-    abort = (): void => reject(asError(signal.reason));
-    signal.addEventListener("abort", abort, { once: true });
-  });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    signal.removeEventListener("abort", abort);
-  }
-}
+const EMPTY_HINT =
+  "There is a file at the address, but with nothing in it. Check the address, or upload the file again.";

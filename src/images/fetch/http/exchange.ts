@@ -39,6 +39,17 @@ export function commonHeaders(url: URL): Record<string, string> {
 /** The name and password of an address, as a header; RFC 7617. */
 export function authorization(url: URL): Record<string, string> {
   if (url.username === "" && url.password === "") return {};
-  const credentials = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`;
+  const credentials = `${decoded(url.username)}:${decoded(url.password)}`;
   return { authorization: `Basic ${Buffer.from(credentials).toString("base64")}` };
+}
+
+/** A percent sign that begins no escape is one: people write passwords as they are. */
+function decoded(text: string): string {
+  return text.replace(/(?:%[0-9a-f]{2})+/gi, (escapes) => {
+    try {
+      return decodeURIComponent(escapes);
+    } catch {
+      return escapes; // not UTF-8, so they were meant as they stand
+    }
+  });
 }

@@ -128,6 +128,7 @@ class Connection {
   }
 
   async get({ url, headers, signal }: GetRequest, receiver: Receiver): Promise<void> {
+    this.answered = false;
     const finished = new Promise<void>((resolve, reject) => {
       this.#settle = (error) => {
         this.#settle = () => undefined;
@@ -146,7 +147,6 @@ class Connection {
       await Promise.race([this.#connected, finished]);
       if (this.#state !== "idle") throw new FetchFailure("the connection ended early", { transient: true });
       this.#receiver = receiver;
-      this.answered = false;
       this.#state = "head";
       this.#interim = 0;
       watchdog.expect(this.#policy.headersTimeoutMs, `no answer from ${url.host}`);

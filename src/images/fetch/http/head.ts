@@ -79,8 +79,22 @@ export function statusFailure(head: ResponseHead, now: number): FetchFailure {
     transient,
     status,
     retryAfterMs: transient ? retryAfterMs(head, now) : null,
+    hint: statusHint(status),
   });
 }
+
+function statusHint(status: number): string | null {
+  if (status === 404 || status === 410)
+    return "The server has no such file: check the address for mistakes, or use a newer one.";
+  if (status === 401)
+    return "Put the name and the password that the server asks for into the address: https://name:password@host/…";
+  if (status === 403)
+    return "The server refuses the file to you: check that the address is complete, with any token or password it takes.";
+  return status === 407 ? PROXY_LOGIN_HINT : null;
+}
+
+export const PROXY_LOGIN_HINT =
+  "The proxy wants a name and a password: put them into HTTPS_PROXY (HTTP_PROXY for http: addresses), as http://name:password@proxy:port.";
 
 const FIELD_NAME = /^[!#$%&'*+\-.^_`|~0-9a-z]+$/;
 const FIELD_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/;

@@ -6,6 +6,7 @@ import * as tls from "node:tls";
 import { asError, FetchFailure } from "../failure.js";
 import type { TransferPolicy } from "../policy.js";
 import { authorization, commonHeaders, type GetRequest, type Receiver, type Transport } from "./exchange.js";
+import { PROXY_LOGIN_HINT } from "./head.js";
 import { networkFailure } from "./network.js";
 import { proxyFor } from "./proxy.js";
 import { Watchdog } from "./watchdog.js";
@@ -106,10 +107,11 @@ export class SimpleTransport implements Transport {
       });
       request.once("connect", (response, socket) => {
         watchdog.stop();
-        if (response.statusCode === 200) resolve(socket);
+        const { statusCode = 0 } = response;
+        if (statusCode >= 200 && statusCode < 300) resolve(socket);
         else {
           socket.destroy();
-          reject(refusedByProxy(proxy, response.statusCode ?? 0));
+          reject(refusedByProxy(proxy, statusCode));
         }
       });
       request.end();
@@ -215,5 +217,12 @@ function proxyAuthorization(proxy: URL): Record<string, string> {
 }
 
 function refusedByProxy(proxy: URL, status: number): FetchFailure {
-  return new FetchFailure(`the proxy ${proxy.host} refused with HTTP ${status}`, { transient: status >= 500, status });
+  return new FetchFailure(`the proxy ${proxy.host} refused with HTTP ${status}`, {
+    transient: status >= 500,
+    status,
+    hint:
+      status === 407
+        ? PROXY_LOGIN_HINT
+        : "Ask who runs the proxy, set another one in HTTPS_PROXY, or except the host with NO_PROXY.",
+  });
 }
