@@ -75,6 +75,7 @@ export async function launch(files: MachineFiles, state: MachineState, made: Pre
         addressSpace: addressSpaceLimit({ memoryMib: state.memSizeMib }),
         fileSize: largest + FILE_SLACK,
       },
+      needs: { network: state.network !== "none", kvm: run.accelerator === "kvm" },
     });
   } finally {
     await Promise.all(opened.map((file) => file.close()));

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { qemuCommand } from "../../src/hypervisor/qemu/argv.js";
+import { cagePrefix } from "../../src/hypervisor/qemu/cage.js";
 import { addressSpaceLimit, confinedCommand } from "../../src/hypervisor/qemu/confine.js";
 import type { QemuFacts } from "../../src/hypervisor/qemu/facts.js";
 import type { MachineSpec } from "../../src/hypervisor/types.js";
@@ -112,6 +113,7 @@ test("as root QEMU becomes a user without any right; for others at least it can'
     dieWithParent: true,
     addressSpace: addressSpaceLimit({ memoryMib: 512 }),
     fileSize: 1000,
+    cage: null,
   };
   const tools = { setpriv: "/bin/setpriv", prlimit: "/bin/prlimit", root: true };
   const [program, args] = confinedCommand("/bin/qemu", ["-M", "none"], confinement, tools);
@@ -132,4 +134,24 @@ test("as root QEMU becomes a user without any right; for others at least it can'
     "q",
     ["a"],
   ]);
+});
+
+test("an ordinary user's QEMU gets a root folder of its own where the host lets it, and no right over it", () => {
+  const cage = { unshare: "/bin/unshare", shell: "/bin/sh", mountPoint: "/mnt", visible: ["/usr", "/proc"] };
+  const tools = { setpriv: "/bin/setpriv", prlimit: null, root: false };
+  const confinement = { uid: null, group: null, dieWithParent: true, addressSpace: null, fileSize: 1 };
+  const line = (needs: { readonly network: boolean; readonly kvm: boolean }): string =>
+    confinedCommand("/bin/qemu", ["-M", "none"], { ...confinement, cage: cagePrefix(cage, needs) }, tools)
+      .flat()
+      .join(" ")
+      .replace(/set -eu.*exec "\$@"/s, "SCRIPT");
+  assert.equal(
+    line({ network: false, kvm: false }),
+    "/bin/setpriv --no-new-privs /bin/unshare --user --map-root-user --mount --ipc --uts --net /bin/sh -c SCRIPT cage /mnt 2 " +
+      "/usr /proc /bin/setpriv --bounding-set=-all --inh-caps=-all --pdeathsig KILL /bin/qemu -M none",
+  );
+  assert.match(
+    line({ network: true, kvm: true }),
+    /--uts \/bin\/sh -c SCRIPT cage \/mnt 4 \/usr \/proc \/dev\/kvm \/etc\/resolv.conf /,
+  );
 });

@@ -13,6 +13,8 @@ export interface Confinement {
   readonly addressSpace: number | null;
   /** Bytes that a file of it may have. */
   readonly fileSize: number;
+  /** The command prefix that gives it a user namespace with a root folder of its own, if it is to have one. */
+  readonly cage: readonly string[] | null;
 }
 
 /** Where the tools are that confine a process; null where this host lacks one. */
@@ -49,7 +51,9 @@ export function confinedCommand(
       command.push("--reuid", id, "--regid", id);
       command.push(...(confinement.group === null ? ["--clear-groups"] : ["--groups", String(confinement.group)]));
     }
-    if (tools.root) command.push("--bounding-set=-all", "--inh-caps=-all");
+    // In its namespace it has all rights: enough to make its root, and then given away.
+    if (confinement.cage !== null) command.push(...confinement.cage, tools.setpriv);
+    if (tools.root || confinement.cage !== null) command.push("--bounding-set=-all", "--inh-caps=-all");
     if (confinement.dieWithParent) command.push("--pdeathsig", "KILL");
   }
   if (tools.prlimit !== null) {

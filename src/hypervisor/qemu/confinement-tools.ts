@@ -14,7 +14,6 @@ const TRIAL_UID = 65534;
 /**
  * The tools that confine what works for a guest, each tried once with all that is asked of it: BusyBox has programs of the
  * same names that know less, and a container may lack the rights.
- *
  * @throws HostError when this process is root's and they don't work: nothing runs for a guest with root's rights.
  */
 export async function confinementTools(): Promise<ConfinementTools> {
@@ -49,6 +48,7 @@ async function works(name: "setpriv" | "prlimit", path: string, root: boolean): 
     dieWithParent: true,
     addressSpace: 1024 ** 3,
     fileSize: 1024 ** 2,
+    cage: null,
   };
   const [program, args] = confinedCommand(findTool("true") ?? path, [], confinement, alone);
   try {

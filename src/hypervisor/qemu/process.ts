@@ -3,6 +3,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { HostError } from "../../errors.js";
 import { processIdentity, type ProcessIdentity } from "../../host/process.js";
 import type { QemuCommand } from "./argv.js";
+import { cagePrefix, findCage, type CageNeeds } from "./cage.js";
 import { confinedCommand, type Confinement } from "./confine.js";
 import { confinementTools } from "./confinement-tools.js";
 
@@ -32,10 +33,16 @@ export interface QemuProcess {
 export async function startQemu(
   binary: string,
   command: QemuCommand,
-  options: { readonly folder: string; readonly logFd: number; readonly confinement: Confinement },
+  options: {
+    readonly folder: string;
+    readonly logFd: number;
+    readonly confinement: Omit<Confinement, "cage">;
+    readonly needs: CageNeeds;
+  },
 ): Promise<QemuProcess> {
-  const tools = await confinementTools();
-  const [program, args] = confinedCommand(binary, command.args, options.confinement, tools);
+  const [tools, found] = await Promise.all([confinementTools(), findCage(binary)]);
+  const cage = found === null ? null : cagePrefix(found, options.needs);
+  const [program, args] = confinedCommand(binary, command.args, { ...options.confinement, cage }, tools);
   const child = spawn(program, args, {
     cwd: options.folder,
     detached: true,
