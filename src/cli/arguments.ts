@@ -100,7 +100,7 @@ export function readCommand(name: string, command: Command, argv: readonly strin
     const typed = token.rawName ?? token.name;
     if (option === undefined) {
       const known = Object.keys({ ...described, ...GLOBAL_OPTIONS }).map((key) => `--${key}`);
-      throw unknownOption(typed, known, `smolvm ${name}`);
+      throw unknownOption(typed, known, `smolvm ${name}`, command.elsewhere);
     }
     const value = valueOf(option, typed, token, name);
     const before = options[token.name];
@@ -137,10 +137,16 @@ function checkWords(name: string, command: Command, words: readonly string[], gu
   }
 }
 
-function unknownOption(typed: string, known: readonly string[], command: string): UsageError {
+function unknownOption(
+  typed: string,
+  known: readonly string[],
+  command: string,
+  elsewhere: Readonly<Record<string, string>> = {},
+): UsageError {
   const option = typed.split("=", 1)[0] ?? typed;
+  const instead = Object.hasOwn(elsewhere, option) ? elsewhere[option] : undefined;
   return new UsageError(`Unknown option: '${option}'.`, {
-    hint: didYouMean(option, known) ?? `See: ${command} --help`,
+    hint: instead ?? didYouMean(option, known) ?? `See: ${command} --help`,
     details: { option },
   });
 }

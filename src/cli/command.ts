@@ -71,6 +71,8 @@ export interface Command<O extends OptionDescriptions = OptionDescriptions> {
   readonly guestCommand?: "required" | "optional";
   readonly options?: O;
   readonly examples?: readonly string[];
+  /** Options that other tools have here, as they are typed, and what does the same with smolvm. */
+  readonly elsewhere?: Readonly<Record<string, string>>;
   /** The exit status when smolvm itself fails: 1 unless the status belongs to the guest's command. */
   readonly hostFailureStatus?: number;
   run(input: Input<O>, invocation: Invocation): Promise<Outcome>;

@@ -1,7 +1,7 @@
 import type { Command } from "./command.js";
 import { UsageError } from "./failure.js";
 import { asksForHelp, readLeadingGlobals, type Globals } from "./arguments.js";
-import { didYouMean } from "./suggest.js";
+import { commandMeant } from "./suggest.js";
 
 /** A command is loaded when it is asked for: what one of them needs must not slow the others down. */
 type Load = () => Promise<Command>;
@@ -89,9 +89,10 @@ async function special(name: "help" | "version" | "__complete", argv: readonly s
 }
 
 function unknownCommand(name: string): UsageError {
-  const known = [...new Set([...Object.keys(COMMANDS), ...Object.keys(GROUPS)])];
+  const [group = ""] = name.split(" ");
+  const known = [...Object.keys(COMMANDS), ...Object.keys(GROUPS)];
   return new UsageError(`Unknown command: 'smolvm ${name}'.`, {
-    hint: didYouMean(name, known, (command) => `smolvm ${command}`) ?? "See: smolvm --help",
+    hint: commandMeant(name, known) ?? `See: smolvm ${Object.hasOwn(GROUPS, group) ? `${group} ` : ""}--help`,
     details: { command: name },
   });
 }

@@ -34,11 +34,50 @@ export function nearest(word: string, known: readonly string[]): string | null {
   return best;
 }
 
-export function didYouMean(
-  word: string,
-  known: readonly string[],
-  show: (candidate: string) => string = (candidate) => candidate,
-): string | null {
+export function didYouMean(word: string, known: readonly string[]): string | null {
   const found = nearest(word, known);
-  return found === null ? null : `Did you mean '${show(found)}'?`;
+  return found === null ? null : `Did you mean '${found}'?`;
+}
+
+/** What other tools call it, or call something close to it. */
+const SYNONYMS: Readonly<Record<string, string>> = {
+  list: "ls",
+  ps: "ls",
+  delete: "rm",
+  remove: "rm",
+  destroy: "rm",
+  kill: "stop",
+  ssh: "shell",
+  attach: "shell",
+  console: "logs",
+  copy: "cp",
+  info: "inspect",
+  images: "image ls",
+  pull: "image pull",
+  rmi: "image rm",
+  prune: "image prune",
+  save: "image export",
+  load: "image import",
+  "image list": "image ls",
+  "image delete": "image rm",
+  "image remove": "image rm",
+  "image download": "image pull",
+  "image info": "image inspect",
+  "image save": "image export",
+  "image load": "image import",
+};
+
+/** The command that was meant by the words; of a group's commands only the last word is held against the others. */
+export function commandMeant(name: string, known: readonly string[]): string | null {
+  const synonym = Object.hasOwn(SYNONYMS, name) ? SYNONYMS[name] : undefined;
+  const group = name.includes(" ") ? name.slice(0, name.lastIndexOf(" ") + 1) : "";
+  const words = known.filter((other) => other.startsWith(group)).map((other) => other.slice(group.length));
+  const found =
+    synonym ??
+    nearest(
+      name.slice(group.length),
+      words.filter((word) => !word.includes(" ")),
+    );
+  if (found === null) return null;
+  return `Did you mean 'smolvm ${synonym === undefined ? group : ""}${found}'?`;
 }

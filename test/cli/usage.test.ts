@@ -51,6 +51,40 @@ test("a misspelt word of a group proposes the whole command", async () => {
   assert.match(stderr, /Did you mean 'smolvm image pull'\?/);
 });
 
+test("what other tools call a command proposes it, and nonsense proposes nothing", async () => {
+  const proposed: readonly (readonly [string, string])[] = [
+    ["list", "Did you mean 'smolvm ls'?"],
+    ["ps", "Did you mean 'smolvm ls'?"],
+    ["delete", "Did you mean 'smolvm rm'?"],
+    ["remove", "Did you mean 'smolvm rm'?"],
+    ["pull", "Did you mean 'smolvm image pull'?"],
+    ["images", "Did you mean 'smolvm image ls'?"],
+    ["ssh", "Did you mean 'smolvm shell'?"],
+    ["image list", "Did you mean 'smolvm image ls'?"],
+    ["image remove", "Did you mean 'smolvm image rm'?"],
+    ["image foo", "See: smolvm image --help"],
+    ["foo", "See: smolvm --help"],
+    ["constructor", "See: smolvm --help"],
+  ];
+  for (const [words, hint] of proposed) {
+    const { status, stderr } = await smolvm(words.split(" "));
+    assert.equal(status, 2);
+    assert.equal(stderr, `smolvm: Unknown command: 'smolvm ${words}'.\nhint: ${hint}\n`);
+  }
+});
+
+test("an option that other tools have says what does it here", async () => {
+  for (const [args, hint] of [
+    [["run", "-d", "true"], /hint: A machine that stays is made with: smolvm create/],
+    [["exec", "-d", "box", "true"], /hint: The machine's shell leaves a command running: smolvm exec/],
+    [["ls", "--all"], /hint: Those that are stopped are listed, too/],
+  ] as const) {
+    const { status, stderr } = await smolvm(args);
+    assert.equal(status, 2);
+    assert.match(stderr, hint);
+  }
+});
+
 test("an unknown option names itself and the nearest one", async () => {
   const { status, stderr } = await smolvm(["image", "ls", "--regsitry=x"]);
   assert.equal(status, 2);
@@ -77,6 +111,11 @@ test("what can be wrong in the arguments is said with the value, before anything
     [["run", "-v", "here:there", "true"], /--volume: 'here:there' is not HOST:GUEST/],
     [["run", "-v", "/not/here:/there", "true"], /--volume: there is no '\/not\/here' here/],
     [["run", "--tty", "--json", "true"], /--tty and --json do not go together/],
+    [["logs", "--tail", "some", "box"], /--tail: 'some' is not a whole number/],
+    [["cp", "box:job", "."], /must be absolute, and that of 'box:job' is not\.\nhint: .*: box:\/job$/m],
+    [["cp", "-", "box:x"], /must be absolute, and that of 'box:x' is not/],
+    [["cp", "a", "b"], /Exactly one of FROM and TO must be in a machine/],
+    [["cp", "box:/a", "-", "--json"], /With --json stdout has no place for a file/],
     [["run", "-it", "true"], /--tty with --interactive needs a terminal, and stdin is none/],
     [["run", "--network", "none", "-p", "8080:80", "true"], /--publish and --network none do not go together/],
     [["create", "--network=none", "-p", "80"], /--publish and --network none do not go together/],

@@ -148,3 +148,43 @@ test("a machine that is not there is an error that names it", async (context) =>
   }
   assert.equal((await smolvm(["rm", "--force", "ghost"], { env })).status, 0);
 });
+
+test("cp takes one file from stdin and gives one to stdout, byte for byte", async (context) => {
+  const { env } = await machineHome(context);
+  await smolvm(["create", "--name", "box"], { env });
+  const bytes = Buffer.from(Array.from({ length: 700_000 }, (_, index) => (index * 7) % 256));
+  const sent = await smolvm(["cp", "-", "box:/file"], { env, stdin: bytes });
+  assert.deepEqual([sent.status, sent.stderr], [0, ""]);
+  const back = await smolvm(["cp", "box:/file", "-"], { env });
+  assert.equal(back.status, 0, back.stderr);
+  assert.ok(back.stdout.equals(bytes));
+  const empty = await smolvm(["cp", "-", "box:/empty"], { env });
+  assert.equal(empty.status, 0, empty.stderr);
+  assert.equal((await smolvm(["cp", "box:/empty", "-"], { env })).stdout.length, 0);
+
+  const folder = await smolvm(["cp", "box:/", "-"], { env });
+  assert.deepEqual([folder.status, folder.stdout.length], [1, 0]);
+  assert.match(folder.stderr, /EISDIR/);
+  const nowhere = await smolvm(["cp", "-", "box:/not/there"], { env, stdin: "x" });
+  assert.equal(nowhere.status, 1);
+  assert.match(nowhere.stderr, /ENOENT/);
+});
+
+test("logs --tail shows the last lines, and with -f goes on from there", async (context) => {
+  const { env } = await machineHome(context);
+  await smolvm(["create", "--name", "box"], { env });
+  await smolvm(["exec", "box", "--", 'for n in 1 2 3; do echo "<1>line $n" > /dev/kmsg; done; sleep 0.3'], { env });
+  const tail = await smolvm(["logs", "--tail", "2", "box"], { env });
+  assert.match(tail.stdout.toString(), /^.*line 2\r?\n.*line 3\r?\n$/);
+  assert.equal((await smolvm(["logs", "--tail", "0", "box"], { env })).stdout.length, 0);
+
+  const child = startSmolvm(["logs", "-f", "-n", "1", "box"], { env });
+  let stdout = "";
+  child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
+  await smolvm(["exec", "box", "--", "echo '<1>line 4' > /dev/kmsg"], { env });
+  await smolvm(["stop", "box"], { env });
+  await once(child, "close");
+  assert.match(stdout, /line [34]/);
+  assert.ok(!stdout.includes("line 1"), stdout);
+  assert.match(stdout, /line 4/);
+});

@@ -4,6 +4,7 @@ import { table } from "../output.js";
 export const ls = defineCommand({
   summary: "List the machines",
   options: { quiet: { short: "q", summary: "Only the ids" } },
+  elsewhere: { "-a": "Those that are stopped are listed, too.", "--all": "Those that are stopped are listed, too." },
   async run({ options }) {
     const { SmolVM } = await import("../../machine/index.js");
     const machines = await SmolVM.list();

@@ -3,6 +3,8 @@ import { STATUS } from "../failure.js";
 import { COMMAND_OPTIONS, readCommandOptions, runInGuest } from "../guest-command.js";
 import { MACHINE_OPTIONS, readMachineOptions, startMachine } from "../machine-options.js";
 
+const STAYS = "A machine that stays is made with: smolvm create";
+
 export const run = defineCommand({
   summary: "Run a command in a new machine, and delete the machine when it ends",
   description: `The output comes as it is written, byte for byte, and the exit status is the command's own: 128 + n when
@@ -23,6 +25,7 @@ A COMMAND of several words is run as it is; a single word goes to the machine's 
     "echo hello | smolvm run -i -- tr a-z A-Z",
     "smolvm run -it -- sh",
   ],
+  elsewhere: { "-d": STAYS, "--detach": STAYS },
   async run({ options, guestCommand }, invocation) {
     const { signal } = invocation;
     const wanted = await readMachineOptions(options);
