@@ -27,7 +27,7 @@ export interface AssetSummary {
 export interface ImageSummary {
   readonly name: string;
   readonly cached: boolean;
-  /** "registry", "built", "imported" or "adopted". */
+  /** "registry", "built", "imported" or "adopted"; "unreadable" where this user may not look. */
   readonly origin: string;
   /** Where its root filesystem comes from. */
   readonly source: string | null;
@@ -94,6 +94,19 @@ export async function describe(store: ImageStore, wanted: WantedImage): Promise<
 export function summarize(details: ImageDetails): ImageSummary {
   const { name, cached, origin, source, sizeBytes, allocatedBytes, verifiedAt } = details;
   return { name, cached, origin, source, sizeBytes, allocatedBytes, verifiedAt };
+}
+
+/** What can be said of an image that this user may not look at. */
+export function unreadable(name: string): ImageSummary {
+  return {
+    name,
+    cached: false,
+    origin: "unreadable",
+    source: null,
+    sizeBytes: null,
+    allocatedBytes: null,
+    verifiedAt: null,
+  };
 }
 
 function describeAsset(

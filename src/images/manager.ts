@@ -1,10 +1,11 @@
-import { ImageError, ValidationError } from "../errors.js";
+import { HostError, ImageError } from "../errors.js";
 import { imageDir } from "../host/home.js";
+import { assertPath, checkedFolder, checkedRegistry, checkedSignal } from "./arguments.js";
 import { BUILTIN_IMAGES } from "./builtin.js";
 import * as inventory from "./inventory.js";
 import { assertImageName } from "./name.js";
 import { type ProgressCallback, type ProgressReport, progressTo } from "./progress.js";
-import { ImageSource, LocalImage, type ImageSourceFields } from "./source.js";
+import { type ImageSource, LocalImage, type ImageSourceFields } from "./source.js";
 import {
   type AssetKind,
   assetsOf,
@@ -14,6 +15,7 @@ import {
   type PruneReport,
   type Removal,
 } from "./store/index.js";
+import { failureAtEdge } from "./storage-failure.js";
 import { fits, wantedAgain, wantedFrom, type WantedImage } from "./wanted.js";
 
 export interface ImageManagerOptions {
@@ -46,6 +48,7 @@ export class ImageManager {
   readonly #registry: ReadonlyMap<string, ImageSource>;
 
   constructor(options: ImageManagerOptions = {}) {
+    checkedSignal(options);
     this.#store = new ImageStore(checkedFolder(options.cacheDir) ?? imageDir());
     this.cacheDir = this.#store.cacheDir;
     this.#registry = checkedRegistry(options.registry ?? BUILTIN_IMAGES);
@@ -57,9 +60,11 @@ export class ImageManager {
   }
 
   /** Whether every file of the image is here. It says nothing of their bytes: `ensureImage` does. Unknown names are false. */
-  async isCached(name: string): Promise<boolean> {
-    const wanted = await this.#wanted(name);
-    return wanted !== null && inventory.isWhole(this.#store, wanted);
+  isCached(name: string): Promise<boolean> {
+    return this.#edge({}, async () => {
+      const wanted = await this.#wanted(name);
+      return wanted !== null && inventory.isWhole(this.#store, wanted);
+    });
   }
 
   /**
@@ -67,55 +72,69 @@ export class ImageManager {
    * @throws ValidationError for a name that can't be one; ImageError `IMAGE_UNKNOWN`, `IMAGE_DOWNLOAD_FAILED`,
    * `IMAGE_CHECKSUM_MISMATCH`, `IMAGE_NOT_CACHED` (offline), `IMAGE_NO_SPACE`; HostError if the cache folder can't be used
    */
-  async ensureImage(name: string, options: EnsureOptions = {}): Promise<LocalImage> {
-    const { verify, offline, acceptNew, signal, onProgress } = checkedOptions(options);
-    const wanted = (await this.#wanted(name)) ?? this.#unknown(name);
-    signal?.throwIfAborted();
-    const report = progressTo(name, onProgress);
-    const cached = await this.#cached(wanted, verify, signal, report);
-    if (cached !== null) return cached;
-    // Loaded here: whoever only lists the images must not wait for it.
-    const { bringImage } = await import("./ensure.js");
-    return bringImage(this.#store, wanted, { offline, acceptNew, trustStamps: verify === "auto", signal, report });
+  ensureImage(name: string, options: EnsureOptions = {}): Promise<LocalImage> {
+    return this.#edge(options, async () => {
+      const { verify = "auto", offline = false, acceptNew = false, signal, onProgress } = options;
+      const wanted = (await this.#wanted(name)) ?? this.#unknown(name);
+      signal?.throwIfAborted();
+      const report = progressTo(name, onProgress);
+      const cached = await this.#cached(wanted, verify, signal, report);
+      if (cached !== null) return cached;
+      // Loaded here: whoever only lists the images must not wait for it.
+      const { bringImage } = await import("./ensure.js");
+      return bringImage(this.#store, wanted, { offline, acceptNew, trustStamps: verify === "auto", signal, report });
+    });
   }
 
   /** Every image of the registry and of the cache, by name. */
-  async list(): Promise<inventory.ImageSummary[]> {
-    const names = new Set([...this.#registry.keys(), ...(await this.#store.names())]);
-    return Promise.all([...names].sort().map(async (name) => inventory.summarize(await this.inspect(name))));
+  list(): Promise<inventory.ImageSummary[]> {
+    return this.#edge({}, async () => {
+      const names = new Set([...this.#registry.keys(), ...(await this.#store.names())]);
+      const images = await Promise.all([...names].sort().map((name) => this.#summary(name)));
+      return images.filter((image) => image !== null);
+    });
   }
 
   /** Everything that is known of an image without reading its bytes. */
-  async inspect(name: string): Promise<inventory.ImageDetails> {
-    const wanted = (await this.#wanted(name)) ?? this.#unknown(name);
-    return inventory.describe(this.#store, wanted);
+  inspect(name: string): Promise<inventory.ImageDetails> {
+    return this.#edge({}, async () => {
+      const wanted = (await this.#wanted(name)) ?? this.#unknown(name);
+      return inventory.describe(this.#store, wanted);
+    });
   }
 
   /** Reads every byte of an image that is in the cache and holds it against its digest. Repairs nothing: `ensureImage` does. */
-  async verify(name: string, options: WorkOptions = {}): Promise<inventory.VerifyReport> {
-    const wanted = (await this.#wanted(name)) ?? this.#unknown(name);
-    return inventory.verify(this.#store, wanted, options.signal, progressTo(name, options.onProgress));
+  verify(name: string, options: WorkOptions = {}): Promise<inventory.VerifyReport> {
+    return this.#edge(options, async () => {
+      const wanted = (await this.#wanted(name)) ?? this.#unknown(name);
+      return inventory.verify(this.#store, wanted, options.signal, progressTo(name, options.onProgress));
+    });
   }
 
   /** Removes an image from the cache, and nothing else that is in its folder. ImageError `IMAGE_IN_USE` while a machine holds it. */
-  async remove(name: string): Promise<Removal> {
-    if ((await this.#wanted(name)) === null) this.#unknown(name);
-    return this.#store.remove(name);
+  remove(name: string): Promise<Removal> {
+    return this.#edge({}, async () => {
+      if ((await this.#wanted(name)) === null) this.#unknown(name);
+      return this.#store.remove(name);
+    });
   }
 
   /** Removes from the cache what no image, no machine and no running work uses. `dryRun` only says what that would be. */
   prune(options: { readonly dryRun?: boolean | undefined } = {}): Promise<PruneReport> {
-    return this.#store.prune({ dryRun: options.dryRun ?? false });
+    return this.#edge(options, () => this.#store.prune({ dryRun: options.dryRun ?? false }));
   }
 
   /** Writes a cached image to one archive, with every digest in it, after verifying it. */
-  async exportArchive(
+  exportArchive(
     name: string,
     path: string,
     options: WorkOptions = {},
   ): Promise<{ readonly path: string; readonly bytes: number }> {
-    if ((await this.#wanted(name)) === null) this.#unknown(name);
-    return exportImage(this.#store, name, path, options.signal, progressTo(name, options.onProgress));
+    return this.#edge(options, async () => {
+      assertPath(path);
+      if ((await this.#wanted(name)) === null) this.#unknown(name);
+      return exportImage(this.#store, name, path, options.signal, progressTo(name, options.onProgress));
+    });
   }
 
   /** Takes an image from an archive, verified member by member. ImageError `IMAGE_INVALID` for a bad archive: then nothing is left of it. */
@@ -133,19 +152,41 @@ export class ImageManager {
       readonly trust?: boolean | undefined;
     } = {},
   ): Promise<LocalImage> {
-    const { name, force = false, trust = false, signal, onProgress } = options;
-    return importImage(this.#store, path, {
-      name,
-      force,
-      trust,
-      signal,
-      reportTo: (image) => progressTo(image, onProgress),
+    return this.#edge(options, () => {
+      assertPath(path);
+      const { name, force = false, trust = false, signal, onProgress } = options;
+      if (name !== undefined) assertImageName(name);
+      const reportTo = (image: string): ProgressReport => progressTo(image, onProgress);
+      return importImage(this.#store, path, { name, force, trust, signal, reportTo });
     });
   }
 
   /** What the cache knows to belong to a cached kernel: null for any other path. */
   companionsOf(kernelPath: string): Promise<{ readonly initrdPath?: string; readonly bootArgs?: string } | null> {
-    return inventory.companionsOf(this.#store, kernelPath);
+    return this.#edge({}, () => {
+      assertPath(kernelPath);
+      return inventory.companionsOf(this.#store, kernelPath);
+    });
+  }
+
+  async #summary(name: string): Promise<inventory.ImageSummary | null> {
+    try {
+      return inventory.summarize(await this.inspect(name));
+    } catch (error) {
+      if (error instanceof ImageError && error.code === "IMAGE_UNKNOWN") return null; // removed while it was listed
+      if (error instanceof HostError && error.code === "HOST_PERMISSION") return inventory.unreadable(name);
+      throw error;
+    }
+  }
+
+  /** Checks what the caller gave besides names and paths, and sees to it that nothing but errors of the library leave. */
+  async #edge<T>(options: object, work: () => Promise<T>): Promise<T> {
+    const signal = checkedSignal(options);
+    try {
+      return await work();
+    } catch (error) {
+      throw failureAtEdge(error, this.cacheDir, signal);
+    }
   }
 
   async #cached(
@@ -198,43 +239,4 @@ export class ImageManager {
       },
     );
   }
-}
-
-const VERIFY: readonly unknown[] = ["auto", "full"];
-
-function checkedFolder(cacheDir: unknown): string | undefined {
-  if (cacheDir === undefined) return undefined;
-  if (typeof cacheDir === "string" && cacheDir !== "" && !cacheDir.includes("\0")) return cacheDir;
-  throw new ValidationError(`cacheDir is ${JSON.stringify(cacheDir)}; allowed is the path of a folder`, {
-    details: { field: "cacheDir", value: cacheDir },
-  });
-}
-
-function checkedRegistry(registry: unknown): ReadonlyMap<string, ImageSource> {
-  if (typeof registry !== "object" || registry === null) {
-    throw new ValidationError("registry must be an object that maps names to images");
-  }
-  return new Map(
-    Object.entries(registry).map(([name, image]) => {
-      assertImageName(name);
-      const source = image instanceof ImageSource ? image : new ImageSource(image as ImageSourceFields);
-      if (source.name === name) return [name, source];
-      throw new ValidationError(
-        `registry has image '${source.name}' under the key '${name}'; the two must be the same`,
-      );
-    }),
-  );
-}
-
-function checkedOptions(options: EnsureOptions) {
-  const { verify = "auto", offline = false, acceptNew = false, signal, onProgress } = options;
-  if (!VERIFY.includes(verify)) {
-    throw new ValidationError(`verify is ${JSON.stringify(verify)}; allowed is "auto" or "full"`, {
-      details: { field: "verify", value: verify },
-    });
-  }
-  if (onProgress !== undefined && typeof onProgress !== "function") {
-    throw new ValidationError("onProgress must be a function", { details: { field: "onProgress" } });
-  }
-  return { verify, offline, acceptNew, signal, onProgress };
 }

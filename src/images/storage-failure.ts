@@ -27,6 +27,22 @@ export function storageFailure(error: unknown, cacheDir: string): unknown {
   );
 }
 
+/**
+ * What leaves the library: its own errors and the caller's abort reason as they are, what the system refused as an error that
+ * names the cache, and whatever nobody foresaw as one that says so.
+ */
+export function failureAtEdge(error: unknown, cacheDir: string, signal: AbortSignal | undefined): unknown {
+  const known = storageFailure(error, cacheDir);
+  if (known instanceof SmolVMError || (signal?.aborted && error === signal.reason)) return known;
+  if (signal?.aborted && error instanceof Error && error.name === "AbortError") return signal.reason;
+  const what = error instanceof Error ? error.message : String(error);
+  return new SmolVMError("INTERNAL", `The work on the image cache '${cacheDir}' failed: ${what}.`, {
+    hint: "This is a defect of smolvm, or the host is short of memory. Please report it with its cause.",
+    details: { cacheDir },
+    cause: error,
+  });
+}
+
 /** Throws before a write of that size is begun in vain. */
 export function assertSpace(cacheDir: string, neededBytes: number): void {
   const freeBytes = freeSpace(cacheDir);

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 
@@ -75,3 +75,36 @@ async function build(cacheDir: string, name: string) {
   const assets = { kernel: await make("kernel"), rootfs: await make("rootfs") };
   return store.install(name, { assets, bootArgs: "quiet", origin: { kind: "built", details: { suite: "bookworm" } } });
 }
+
+test("a list does not fail with one image that this user may not look at, or that is removed meanwhile", async (t) => {
+  const origin = await Origin.start(t);
+  const folder = scratch(t);
+  const cacheDir = join(folder, "images");
+  const registry = {
+    hello: origin.publish("hello", content(), { pinned: true }),
+    secret: origin.publish("secret", content(), { pinned: true }),
+  };
+  const maker = new ImageManager({ cacheDir, registry });
+  await maker.ensureImage("hello");
+  await maker.ensureImage("secret");
+  chmodSync(folder, 0o755);
+  chmodSync(join(cacheDir, "secret"), 0);
+  const manager = new ImageManager({ cacheDir, registry: { hello: registry.hello } });
+  const isRoot = process.geteuid?.() === 0;
+  try {
+    if (isRoot) process.seteuid?.(65534);
+    const listed = (await manager.list()).map(({ name, cached, origin: from }) => [name, cached, from]);
+    assert.deepEqual(listed, [
+      ["hello", true, "registry"],
+      ["secret", false, "unreadable"],
+    ]);
+  } finally {
+    if (isRoot) process.seteuid?.(0);
+    chmodSync(join(cacheDir, "secret"), 0o755);
+  }
+  t.mock.method(ImageStore.prototype, "names", () => Promise.resolve(["gone", "hello", "secret"]));
+  assert.deepEqual(
+    (await manager.list()).map(({ name }) => name),
+    ["hello", "secret"],
+  );
+});

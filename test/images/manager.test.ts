@@ -1,11 +1,22 @@
 import assert from "node:assert/strict";
-import { lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { gzipSync } from "node:zlib";
 
-import { ImageError, ValidationError } from "../../src/errors.js";
+import { ImageError, SmolVMError, ValidationError } from "../../src/errors.js";
 import { ImageManager, type ImageProgress, ImageSource } from "../../src/images/index.js";
+import { Stamps } from "../../src/images/store/stamps.js";
 import { content, flipByte, Origin, scratch, sha256 } from "./setting.js";
 
 async function setting(t: TestContext, options: { pinned?: boolean } = {}) {
@@ -82,6 +93,58 @@ test("names that nobody knows and names that can't be are told apart", async (t)
     await assert.rejects(manager.isCached(bad), ValidationError);
   }
   assert.deepEqual(existing(cacheDir), []);
+});
+
+test("whatever a caller without types gives is a ValidationError that names it", async (t) => {
+  const { manager, cacheDir } = await setting(t);
+  const untyped = manager as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>;
+  const calls: [call: string, args: unknown[], names: RegExp][] = [
+    ["importArchive", [undefined], /path/],
+    ["importArchive", ["x.tar", { name: "../x" }], /image name/],
+    ["importArchive", ["x.tar", { trust: "yes" }], /trust is 'yes'; allowed is true or false/],
+    ["exportArchive", ["hello", undefined], /path/],
+    ["exportArchive", ["hello", ""], /path/],
+    ["ensureImage", ["hello", null], /options/],
+    ["ensureImage", ["hello", []], /options/],
+    ["ensureImage", ["hello", { signal: "no" }], /signal/],
+    ["ensureImage", ["hello", { offline: 1 }], /offline/],
+    ["ensureImage", ["hello", { verify: "sometimes" }], /verify is 'sometimes'/],
+    ["verify", ["hello", { onProgress: {} }], /onProgress/],
+    ["prune", [null], /options/],
+    ["prune", [{ dryRun: "yes" }], /dryRun/],
+    ["remove", [undefined], /image name/],
+    ["inspect", [7], /image name/],
+    ["isCached", [null], /image name/],
+    ["companionsOf", [undefined], /path/],
+  ];
+  for (const [call, args, names] of calls) {
+    const error: unknown = await untyped[call]?.apply(manager, args).catch((thrown: unknown) => thrown);
+    assert.ok(error instanceof ValidationError, `${call} ${String(args[0])}: ${String(error)}`);
+    assert.match(error.message, names);
+  }
+  assert.throws(() => new ImageManager(null as unknown as object), ValidationError);
+  assert.equal(existsSync(cacheDir), false, "nothing was begun");
+});
+
+test("a failure that nobody foresaw is an error of the library with its cause, and an abort reason is left as it is", async (t) => {
+  const { manager, cacheDir, registry } = await setting(t);
+  await manager.ensureImage("hello");
+  const fault = new RangeError("a worker that is out of memory, say");
+  t.mock.method(Stamps.prototype, "trusted", () => {
+    throw fault;
+  });
+  const fresh = new ImageManager({ cacheDir, registry });
+  await assert.rejects(fresh.ensureImage("hello"), (error) => {
+    assert.ok(error instanceof SmolVMError);
+    assert.equal(error.code, "INTERNAL");
+    assert.equal(error.cause, fault);
+    return true;
+  });
+  for (const reason of ["a text", undefined, { an: "object" }]) {
+    const given = AbortSignal.abort(reason);
+    const thrown: unknown = await fresh.ensureImage("hello", { signal: given }).catch((error: unknown) => error);
+    assert.equal(thrown, given.reason);
+  }
 });
 
 test("wrong bytes are an IMAGE_CHECKSUM_MISMATCH in the spec's words, and nothing is left under the image's name", async (t) => {

@@ -37,9 +37,16 @@ export class Catalog {
     return entry;
   }
 
-  /** Sorted. */
+  /** Sorted. An image that this user may not look at is one as well. */
   names(): string[] {
-    return imageNames(this.#layout.root).filter((name) => this.find(name) !== null);
+    return imageNames(this.#layout.root).filter((name) => {
+      try {
+        return this.find(name) !== null;
+      } catch (error) {
+        if (isErrno(error, "EACCES", "EPERM")) return true;
+        throw error;
+      }
+    });
   }
 
   /** The image that a path names a file of, and which one. */

@@ -62,8 +62,8 @@ export class Leases {
   survey(): LeaseSurvey {
     const survey: LeaseSurvey = { live: [], stale: [], unreadable: [] };
     for (const path of this.#files()) {
-      const text = readOrNull(path);
-      if (text === null) continue; // released just now, or no file
+      const text = readText(path);
+      if (text === undefined) continue; // released just now, or no file
       const lease = parseLease(parseJson(text));
       if (lease === null) survey.unreadable.push(path);
       else if (holds(lease, path)) survey.live.push(lease);
@@ -135,11 +135,13 @@ function holds(lease: LeaseRecord, path: string): boolean {
   return verdict === "unknown" ? age < UNKNOWN_LASTS_MS : verdict === "alive";
 }
 
-function readOrNull(path: string): string | null {
+/** Null for a file that this user may not read, undefined for none. */
+function readText(path: string): string | null | undefined {
   try {
     return readFileSync(path, "utf8");
   } catch (error) {
-    if (isErrno(error, "ENOENT", "EISDIR")) return null;
+    if (isErrno(error, "ENOENT", "EISDIR")) return undefined;
+    if (isErrno(error, "EACCES", "EPERM")) return null;
     throw error;
   }
 }

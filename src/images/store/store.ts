@@ -13,7 +13,7 @@ import { Installation } from "./installation.js";
 import { Layout } from "./layout.js";
 import { Leases } from "./leases.js";
 import { statOrNull } from "./look.js";
-import { type Lease, leaseToMachine } from "./machine-lease.js";
+import { type Lease, leasePaths } from "./path-lease.js";
 import { prune, type PruneReport } from "./prune.js";
 import {
   ASSET_KINDS,
@@ -206,7 +206,12 @@ export class ImageStore {
 
   /** Keeps what the paths name from being removed, for a machine. */
   lease(paths: readonly string[], holder: { readonly vmId: string }): Promise<Lease> {
-    return this.#guarded(() => leaseToMachine(this.#rooms, this.#catalog, this.#leases, paths, holder.vmId));
+    return this.#guarded(() => leasePaths(this.#rooms, this.#catalog, this.#leases, paths, holder.vmId));
+  }
+
+  /** The same for work of this process that reads them. */
+  leaseForWork(paths: readonly string[]): Promise<Lease> {
+    return this.#guarded(() => leasePaths(this.#rooms, this.#catalog, this.#leases, paths, null));
   }
 
   /** Removes the files of leases that have ended with their machine or their process. */

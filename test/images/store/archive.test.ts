@@ -8,7 +8,7 @@ import { gzipSync } from "node:zlib";
 import fc from "fast-check";
 
 import { SmolVMError } from "../../../src/errors.js";
-import { ImageManager } from "../../../src/images/index.js";
+import { ImageManager, type ImageProgress } from "../../../src/images/index.js";
 import { ImageStore } from "../../../src/images/store/index.js";
 import { formatHeader, formatPax, formatSparseMap, padding } from "../../../src/images/store/tar.js";
 import { content, flipByte, Origin, scratch, sha256 } from "../setting.js";
@@ -37,6 +37,38 @@ test("an exported image is imported elsewhere without the network, and is what i
   assert.ok(statSync(image.rootfsPath).blocks * 512 < files.rootfs.length, "the hole is a hole again");
   assert.deepEqual(await there.ensureImage("hello", { verify: "full", offline: true }), image);
   assert.equal((await there.inspect("hello")).origin, "imported");
+});
+
+test("an export tells how far it is to its end, and its image is removed meanwhile without harm", async (t) => {
+  const { files, here, there, archive } = await setting(t);
+  await here.ensureImage("hello");
+  const told: ImageProgress[] = [];
+  let removal: Promise<unknown> | undefined;
+  const onProgress = (progress: ImageProgress): void => {
+    told.push(progress);
+    // When the first of its files is in the archive.
+    if (progress.phase === "done") removal ??= here.remove("hello");
+  };
+  await here.exportArchive("hello", archive, { onProgress });
+  await removal;
+  assert.equal(await here.isCached("hello"), false);
+  assert.ok(readFileSync((await there.importArchive(archive)).rootfsPath).equals(files.rootfs));
+  const bytes = told.filter(({ asset }) => asset === "rootfs").map((progress) => progress.bytes);
+  assert.deepEqual(
+    bytes,
+    [...bytes].sort((a, b) => a - b),
+  );
+  assert.ok(bytes.some((count) => count > files.rootfs.length / 2 && count < files.rootfs.length));
+});
+
+test("an archive is written to a file of any name, and a folder is refused before anything is read", async (t) => {
+  const { here, folder } = await setting(t);
+  await here.ensureImage("hello");
+  const long = join(folder, `${"a".repeat(250)}.tar`);
+  await here.exportArchive("hello", long);
+  assert.ok(existsSync(long));
+  await assert.rejects(here.exportArchive("hello", folder), { code: "VALIDATION", message: /is a folder/ });
+  assert.deepEqual(readdirSync(folder).sort(), [`${"a".repeat(250)}.tar`, "here"]);
 });
 
 test("an archive is a tar that other programs read", async (t) => {

@@ -15,29 +15,32 @@ export interface Lease {
 }
 
 /**
- * Leases what paths name to a machine. It lasts until it is released, or until both this process and the machine's folder are
- * gone. In a cache that can't be written nothing can be removed either, and nothing is recorded.
+ * Leases what paths name to a machine, or to a piece of work of this process where `vmId` is null. It lasts until it is released, or
+ * until both this process and the machine's folder are gone. In a cache that can't be written nothing can be removed either, and
+ * nothing is recorded.
  */
-export async function leaseToMachine(
+export async function leasePaths(
   rooms: Rooms,
   catalog: Catalog,
   leases: Leases,
   paths: readonly string[],
-  vmId: string,
+  vmId: string | null,
 ): Promise<Lease> {
   const leased = paths.map((path) => ({ path, content: catalog.contentAt(path) }));
   const digests = leased.flatMap(({ content }) => content?.digest ?? []);
   const images = [...new Set(leased.flatMap(({ content }) => content?.image ?? []))];
-  let release: (() => void) | null = null;
+  let release: (() => void) | null = null as (() => void) | null;
   try {
     if (digests.length > 0) {
-      await underCommitLock(rooms, async () => {
-        release = leases.take(digests, { vmId, folder: join(machinesDir(), vmId), images });
+      await underCommitLock(rooms, async (held) => {
+        release?.(); // of a try whose lock was lost
+        release = leases.take(digests, { vmId, folder: vmId === null ? null : join(machinesDir(), vmId), images });
+        held.assert();
         for (const { path, content } of leased) if (content !== null) await ensureBlob(rooms, path, content.digest);
       });
     }
   } catch (error) {
-    (release as (() => void) | null)?.();
+    release?.();
     if (!isErrno(error, ...NOT_WRITABLE)) throw error;
   }
   return {
