@@ -2,6 +2,7 @@ import { ImageError } from "../errors.js";
 import type { ImageManager, LocalImage } from "../images/index.js";
 import type { OptionDescriptions } from "./command.js";
 import type { Progress } from "./progress.js";
+import { print } from "./terminal.js";
 
 /** Every command that names an image takes these. */
 export const IMAGE_OPTIONS = {
@@ -29,6 +30,37 @@ export async function imageManager({ registry, offline = false }: Registry): Pro
   const from = registryFrom(registry);
   if (offline && isAddress(from)) return new images.ImageManager({ registry: {} });
   return new images.ImageManager(from === undefined ? {} : { registry: await images.loadRegistry(from) });
+}
+
+/** For work on what is here, which needs no registry: one that can't be had must not be in its way. */
+export async function cacheManager(): Promise<ImageManager> {
+  const { ImageManager } = await import("../images/index.js");
+  return new ImageManager({ registry: {} });
+}
+
+/**
+ * Works on an image that is here without asking for the registry. Only a name that the cache does not know needs it: another tool may
+ * have put the image there, and an error says what there is.
+ */
+export async function withCached<T>(option: Registry, work: (manager: ImageManager) => Promise<T>): Promise<T> {
+  try {
+    return await work(await cacheManager());
+  } catch (error) {
+    if (!(error instanceof ImageError && error.code === "IMAGE_UNKNOWN")) throw error;
+    return work(await imageManager(option));
+  }
+}
+
+/** For looking at all there is: where the registry can't be had that is said, and what is here has to do. */
+export async function managerOfWhatIsKnown(option: Registry): Promise<ImageManager> {
+  try {
+    return await imageManager(option);
+  } catch (error) {
+    if (!(error instanceof ImageError && error.code === "IMAGE_DOWNLOAD_FAILED")) throw error;
+    print(`smolvm: ${error.message}`);
+    print("smolvm: the registry is left out, and only what is here is known");
+    return cacheManager();
+  }
 }
 
 function registryFrom(option: string | undefined): string | undefined {

@@ -207,6 +207,60 @@ test("an image goes to another cache through an archive, without the network", a
   assert.equal(requests.length, fetched);
 });
 
+test("what is here needs no server of a registry", async (context) => {
+  const { env, folder } = await serveImages(context);
+  assert.equal((await smolvm(["image", "pull", "one"], { env })).status, 0);
+  // Nobody listens there.
+  const away = { ...env, SMOLVM_REGISTRY: "http://127.0.0.1:1/registry.json" };
+  const archive = join(folder, "one.smolvm");
+  for (const args of [
+    ["export", "one", archive],
+    ["verify", "one"],
+    ["rm", "one"],
+    ["import", archive],
+    ["prune", "--yes"],
+  ]) {
+    const from = performance.now();
+    const ran = await smolvm(["image", ...args], { env: away });
+    assert.equal(ran.status, 0, `${args[0] ?? ""}: ${ran.stderr}`);
+    assert.ok(performance.now() - from < 1_500, `${args[0] ?? ""} did not try the registry`);
+    assert.ok(!ran.stderr.includes("registry"), ran.stderr);
+  }
+  for (const args of [["ls"], ["inspect", "one"], ["verify"]]) {
+    const ran = await smolvm(["image", ...args], { env: away });
+    assert.equal(ran.status, 0, ran.stderr);
+    assert.match(ran.stdout.toString(), /one/);
+  }
+  const listed = await smolvm(["image", "ls"], { env: away });
+  assert.match(listed.stderr, /Download failed for http:\/\/127\.0\.0\.1:1.*\n.*only what is here is known/);
+  const unknown = await smolvm(["image", "rm", "two"], { env });
+  assert.match(unknown.stderr, /Image 'two' is not in the cache/, "the registry knows it");
+});
+
+test("image rm keeps what is not the image's, and says so", async (context) => {
+  const { env } = await serveImages(context);
+  await smolvm(["image", "pull", "one"], { env });
+  const notes = join(env["SMOLVM_HOME"] ?? "", "images", "one", "notes.txt");
+  await writeFile(notes, "mine");
+  const { status, stderr } = await smolvm(["image", "rm", "one"], { env });
+  assert.equal(status, 0, stderr);
+  assert.ok(stderr.includes(`kept, as it is not part of the image: ${notes}`), stderr);
+  assert.equal(await readFile(notes, "utf8"), "mine");
+});
+
+test("image import says what --trust is, and takes it", async (context) => {
+  const { env, folder } = await serveImages(context);
+  const archive = join(folder, "one.smolvm");
+  await smolvm(["image", "pull", "one"], { env });
+  await smolvm(["image", "export", "one", archive], { env });
+  const imported = await smolvm(["image", "import", "--trust", "--force", archive], { env });
+  assert.equal(imported.status, 0, imported.stderr);
+  assert.match(
+    (await smolvm(["image", "import", "--help"], { env })).stdout.toString(),
+    /--trust +Believe the archive/,
+  );
+});
+
 test("Ctrl-C during a pull ends it with 130, and the next pull has the image", async (context) => {
   const { env } = await serveImages(context, { size: 2_000_000, pauseMs: 150 });
   for (const [signal, status] of [
@@ -220,7 +274,8 @@ test("Ctrl-C during a pull ends it with 130, and the next pull has the image", a
     child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
     child.stderr.on("data", (chunk: Buffer) => {
       stderr += chunk.toString();
-      if (stderr.includes("downloading one rootfs")) child.kill(signal);
+      // Once: a second one ends the program as it is.
+      if (stderr.includes("downloading one rootfs") && !child.killed) child.kill(signal);
     });
     const [code] = (await once(child, "close")) as [number | null];
     assert.equal(code, status, stderr);

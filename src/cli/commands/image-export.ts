@@ -1,5 +1,5 @@
 import { defineCommand } from "../command.js";
-import { IMAGE_OPTIONS, imageManager } from "../images.js";
+import { IMAGE_OPTIONS, withCached } from "../images.js";
 import { formatBytes } from "../output.js";
 import { Progress } from "../progress.js";
 import { print } from "../terminal.js";
@@ -13,9 +13,10 @@ export const imageExport = defineCommand({
   options: { ...IMAGE_OPTIONS },
   examples: ["smolvm image export hello hello.smolvm"],
   async run({ positionals: [name = "", path = ""], options }, { signal }) {
-    const manager = await imageManager(options);
     using progress = new Progress();
-    const written = await manager.exportArchive(name, path, { signal, onProgress: progress.image });
+    const written = await withCached(options, (manager) =>
+      manager.exportArchive(name, path, { signal, onProgress: progress.image }),
+    );
     print(`${path}: ${formatBytes(written.bytes)}`);
     return { data: { name, ...written } };
   },

@@ -1,5 +1,5 @@
 import { defineCommand } from "../command.js";
-import { imageManager } from "../images.js";
+import { cacheManager } from "../images.js";
 import { Progress } from "../progress.js";
 
 export const imageImport = defineCommand({
@@ -14,7 +14,7 @@ export const imageImport = defineCommand({
   },
   examples: ["smolvm image import hello.smolvm"],
   async run({ positionals: [path = ""], options }, { signal }) {
-    const manager = await imageManager({ registry: undefined });
+    const manager = await cacheManager();
     using progress = new Progress();
     const image = await manager.importArchive(path, {
       signal,

@@ -1,6 +1,6 @@
 import { printable } from "../../printable.js";
 import { defineCommand } from "../command.js";
-import { IMAGE_OPTIONS, imageManager } from "../images.js";
+import { IMAGE_OPTIONS, managerOfWhatIsKnown } from "../images.js";
 import { formatBytes, table } from "../output.js";
 
 export const imageLs = defineCommand({
@@ -9,7 +9,7 @@ export const imageLs = defineCommand({
 were last held against their digest.`,
   options: { ...IMAGE_OPTIONS },
   async run({ options }) {
-    const manager = await imageManager(options);
+    const manager = await managerOfWhatIsKnown(options);
     const images = await manager.list();
     const rows = images.map((image) => [
       image.name,

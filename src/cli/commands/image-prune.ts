@@ -1,6 +1,6 @@
 import type { PruneReport } from "../../images/index.js";
 import { defineCommand } from "../command.js";
-import { imageManager } from "../images.js";
+import { cacheManager } from "../images.js";
 import { formatBytes, table } from "../output.js";
 import { canAsk, confirm, print } from "../terminal.js";
 
@@ -13,7 +13,7 @@ asks; without a terminal it removes nothing unless --yes is given. What a runnin
     "dry-run": { summary: "Only show what would go" },
   },
   async run({ options }, { signal }) {
-    const manager = await imageManager({ registry: undefined });
+    const manager = await cacheManager();
     const found = await manager.prune({ dryRun: true });
     if (found.removed.length === 0 || options["dry-run"]) return outcome(found);
     if (!options.yes && !(await agreed(found, signal))) return outcome(found);

@@ -1,6 +1,6 @@
 import { printable } from "../../printable.js";
 import { defineCommand } from "../command.js";
-import { IMAGE_OPTIONS, imageManager } from "../images.js";
+import { IMAGE_OPTIONS, withCached } from "../images.js";
 import { formatBytes } from "../output.js";
 import { print } from "../terminal.js";
 
@@ -10,11 +10,10 @@ export const imageRm = defineCommand({
   positionals: [{ name: "NAME", repeat: true, completes: "image" }],
   options: { ...IMAGE_OPTIONS },
   async run({ positionals, options }, { signal }) {
-    const manager = await imageManager(options);
     const removed: { name: string; freedBytes: number; kept: readonly string[] }[] = [];
     for (const name of new Set(positionals)) {
       signal.throwIfAborted();
-      const { freedBytes, kept } = await manager.remove(name);
+      const { freedBytes, kept } = await withCached(options, (manager) => manager.remove(name));
       removed.push({ name, freedBytes, kept });
       print(`${name}: removed, ${formatBytes(freedBytes)} freed`);
       for (const path of kept) print(`smolvm: kept, as it is not part of the image: ${printable(path)}`);

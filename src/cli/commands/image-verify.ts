@@ -1,7 +1,7 @@
-import type { VerifyReport } from "../../images/index.js";
+import type { ImageManager, VerifyReport } from "../../images/index.js";
 import { defineCommand } from "../command.js";
 import { STATUS } from "../failure.js";
-import { IMAGE_OPTIONS, imageManager } from "../images.js";
+import { IMAGE_OPTIONS, managerOfWhatIsKnown, withCached } from "../images.js";
 import { Progress } from "../progress.js";
 import { print, red } from "../terminal.js";
 
@@ -12,12 +12,14 @@ export const imageVerify = defineCommand({
   options: { ...IMAGE_OPTIONS },
   examples: ["smolvm image verify", "smolvm image verify hello && echo whole"],
   async run({ positionals, options }, { signal }) {
-    const manager = await imageManager(options);
-    const names = positionals.length > 0 ? positionals : await cachedNames(manager);
+    const names = positionals.length > 0 ? positionals : await cachedNames(options);
     const reports: VerifyReport[] = [];
     {
       using progress = new Progress();
-      for (const name of names) reports.push(await manager.verify(name, { signal, onProgress: progress.image }));
+      for (const name of names) {
+        const verify = (manager: ImageManager) => manager.verify(name, { signal, onProgress: progress.image });
+        reports.push(await withCached(options, verify));
+      }
     }
     const damaged = reports.filter((report) => !report.ok);
     for (const report of damaged) explain(report);
@@ -29,7 +31,8 @@ export const imageVerify = defineCommand({
   },
 });
 
-async function cachedNames(manager: Awaited<ReturnType<typeof imageManager>>): Promise<string[]> {
+async function cachedNames(options: { readonly registry: string | undefined }): Promise<string[]> {
+  const manager = await managerOfWhatIsKnown(options);
   return (await manager.list()).filter((image) => image.cached).map((image) => image.name);
 }
 
