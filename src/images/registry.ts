@@ -1,9 +1,10 @@
-import { readFile, mkdtemp, rm, stat } from "node:fs/promises";
+import { constants } from "node:fs";
+import { mkdtemp, open, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-import { ImageError, ValidationError } from "../errors.js";
+import { HostError, ImageError, ValidationError } from "../errors.js";
 import { ImageSource, type ImageSourceFields } from "./source.js";
 import { isErrno } from "../host/errno.js";
 
@@ -35,7 +36,7 @@ const FIELDS: Readonly<Record<string, keyof ImageSourceFields>> = {
  * package as `smolvm/registry.schema.json`. An image's `name` may be left out; it is its key.
  * @param fileOrUrl a path, or an http:, https: or file: address
  * @throws ValidationError for an unknown or wrong field; ImageError `IMAGE_INVALID` for what can't be read or is no JSON, and
- * `IMAGE_DOWNLOAD_FAILED` for what can't be fetched
+ * `IMAGE_DOWNLOAD_FAILED` for what can't be fetched; HostError if there is no temporary folder for it
  */
 export async function loadRegistry(fileOrUrl: string): Promise<Record<string, ImageSource>> {
   if (typeof fileOrUrl !== "string" || fileOrUrl === "") {
@@ -114,22 +115,40 @@ function isObject(value: unknown): value is Record<string, unknown> {
 async function readLocal(fileOrUrl: string): Promise<string> {
   try {
     const path = /^file:/i.test(fileOrUrl) ? fileURLToPath(fileOrUrl) : fileOrUrl;
-    const { size } = await stat(path);
-    if (size > MAX_BYTES) throw tooLarge(fileOrUrl);
-    return await readFile(path, "utf8");
+    // Without waiting: opening a pipe would otherwise last until somebody writes to it.
+    const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    try {
+      const stat = await file.stat();
+      if (!stat.isFile()) throw unreadable(fileOrUrl, "it is not a regular file");
+      if (stat.size > MAX_BYTES) throw tooLarge(fileOrUrl);
+      // Its size may say nothing, as below /proc.
+      const buffer = Buffer.alloc(MAX_BYTES + 1);
+      let length = 0;
+      for (let read = -1; read !== 0 && length < buffer.length; length += read) {
+        ({ bytesRead: read } = await file.read(buffer, length, buffer.length - length));
+      }
+      if (length > MAX_BYTES) throw tooLarge(fileOrUrl);
+      return buffer.toString("utf8", 0, length);
+    } finally {
+      await file.close();
+    }
   } catch (error) {
     if (error instanceof ImageError) throw error;
-    const reason = isErrno(error, "ENOENT") ? "there is no such file" : (error as Error).message;
-    throw new ImageError("IMAGE_INVALID", `The registry ${fileOrUrl} can't be read: ${reason}.`, {
-      details: { registry: fileOrUrl },
-      cause: error,
-    });
+    throw unreadable(fileOrUrl, isErrno(error, "ENOENT") ? "there is no such file" : (error as Error).message, error);
   }
+}
+
+function unreadable(registry: string, reason: string, cause?: unknown): ImageError {
+  return new ImageError("IMAGE_INVALID", `The registry ${registry} can't be read: ${reason}.`, {
+    hint: "Give the path of a JSON file that this user can read, or its address with http: or https:.",
+    details: { registry },
+    cause,
+  });
 }
 
 async function download(url: string): Promise<string> {
   const { transfer } = await import("./fetch/index.js");
-  const folder = await mkdtemp(join(tmpdir(), "smolvm-registry-"));
+  const folder = await temporaryFolder();
   const cut = new AbortController();
   try {
     const result = await transfer({
@@ -146,6 +165,19 @@ async function download(url: string): Promise<string> {
     return await readFile(result.path, "utf8");
   } finally {
     await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function temporaryFolder(): Promise<string> {
+  try {
+    return await mkdtemp(join(tmpdir(), "smolvm-registry-"));
+  } catch (error) {
+    const reason = (error as Error).message;
+    throw new HostError("HOST_IO", `No temporary folder can be made in '${tmpdir()}': ${reason}.`, {
+      hint: "Set TMPDIR to a folder that this user can write to.",
+      details: { path: tmpdir() },
+      cause: error,
+    });
   }
 }
 

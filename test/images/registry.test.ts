@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { closeSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
 
 import fc from "fast-check";
 
-import { ImageError, SmolVMError, ValidationError } from "../../src/errors.js";
+import { HostError, ImageError, SmolVMError, ValidationError } from "../../src/errors.js";
 import { packageRoot } from "../../src/host/package.js";
 import { loadRegistry } from "../../src/images/index.js";
 import { Origin, scratch } from "./setting.js";
@@ -66,6 +67,47 @@ test("a registry that is too large is refused from a file and from an address", 
   origin.files.set("/registry.json", huge);
   for (const from of [write(scratch(t), huge.toString()), origin.url("/registry.json")]) {
     await assert.rejects(loadRegistry(from), { code: "IMAGE_INVALID", message: /larger than 4 MiB/ });
+  }
+});
+
+test("a pipe, a device or a folder is no registry, and is not waited for", async (t) => {
+  const pipe = join(scratch(t), "pipe");
+  execFileSync("mkfifo", [pipe]);
+  const timer = setTimeout(() => closeSync(openSync(pipe, "r+")), 2_000); // whoever waits for a writer waits no more
+  const began = performance.now();
+  for (const path of [pipe, pathToFileURL(pipe).href, "/dev/zero", scratch(t)]) {
+    await assert.rejects(loadRegistry(path), { code: "IMAGE_INVALID", message: /it is not a regular file/ });
+  }
+  assert.ok(performance.now() - began < 1_500);
+  clearTimeout(timer);
+});
+
+test("a file whose size says nothing is read all the same", async () => {
+  await assert.rejects(loadRegistry("/proc/self/status"), { code: "IMAGE_INVALID", message: /is not JSON/ });
+});
+
+test("without a temporary folder a registry that is fetched is an error of the host that names it", async () => {
+  const before = process.env["TMPDIR"];
+  process.env["TMPDIR"] = "/absent";
+  try {
+    await assert.rejects(loadRegistry("http://127.0.0.1:1/r.json"), (error: unknown) => {
+      assert.ok(error instanceof HostError, String(error));
+      assert.match(error.message, /'\/absent'.*ENOENT/);
+      assert.match(error.hint ?? "", /TMPDIR/);
+      return true;
+    });
+  } finally {
+    if (before === undefined) Reflect.deleteProperty(process.env, "TMPDIR");
+    else process.env["TMPDIR"] = before;
+  }
+});
+
+test("what is no path and no address is refused by its type", async () => {
+  for (const value of [undefined, null, 5, {}, Buffer.from("x"), ""]) {
+    await assert.rejects(loadRegistry(value as string), ValidationError);
+  }
+  for (const value of ["a\0b", "file://elsewhere/x", "file:%00"]) {
+    await assert.rejects(loadRegistry(value), { code: "IMAGE_INVALID" });
   }
 });
 
