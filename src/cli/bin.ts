@@ -1,5 +1,6 @@
 #!/usr/bin/env node
+import { exit } from "./hang-up.js";
 import { main } from "./main.js";
 
 // An explicit end, so that nothing which a library left open can keep the shell waiting.
-process.exit(await main(process.argv.slice(2)));
+exit(await main(process.argv.slice(2)));

@@ -1,6 +1,7 @@
 import { constants } from "node:os";
 
 import { ClosedPipe, describeFailure, Interruption, isClosedPipe, printFailure, STATUS } from "./failure.js";
+import { exit, hasHungUp, HUNG_UP } from "./hang-up.js";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const satisfies readonly NodeJS.Signals[];
 
@@ -16,22 +17,23 @@ interface Interrupt extends Disposable {
 export function onInterrupt(): Interrupt {
   const controller = new AbortController();
   const end = (reason: Interruption): void => {
-    if (controller.signal.aborted) process.exit(reason.exitCode);
-    setTimeout(() => process.exit(reason.exitCode), GRACE_MS).unref();
+    if (controller.signal.aborted) exit(reason.exitCode);
+    setTimeout(() => exit(reason.exitCode), GRACE_MS).unref();
     controller.abort(reason);
   };
   const onSignal = (name: NodeJS.Signals): void => {
     end(new Interruption(`Interrupted by ${name}.`, "INTERRUPTED", 128 + constants.signals[name]));
   };
   const onError = (error: NodeJS.ErrnoException): void => {
-    if (isClosedPipe(error)) {
+    const reason = outputIsGone(error);
+    if (reason !== null) {
       // It comes again with everything that is still written: only the first tells something.
-      if (!controller.signal.aborted) end(new ClosedPipe());
+      if (!controller.signal.aborted) end(reason);
       return;
     }
     const failure = describeFailure(error, STATUS.smolvmFailed);
     printFailure(failure, error);
-    process.exit(failure.exitCode);
+    exit(failure.exitCode);
   };
   for (const name of SIGNALS) process.on(name, onSignal);
   process.on("uncaughtException", onError);
@@ -42,4 +44,11 @@ export function onInterrupt(): Interrupt {
       process.off("uncaughtException", onError);
     },
   };
+}
+
+/** An error that only says that nobody is there any more: no reader of a pipe, or no terminal. */
+function outputIsGone(error: NodeJS.ErrnoException): Interruption | null {
+  if (isClosedPipe(error)) return new ClosedPipe();
+  if (error.code !== "EIO" || !hasHungUp()) return null;
+  return new Interruption("The terminal has gone.", "INTERRUPTED", HUNG_UP);
 }

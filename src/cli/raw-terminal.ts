@@ -16,8 +16,8 @@ export function rawTerminal(): Disposable {
   };
 }
 
-/** Of the terminal that shows the output; what is not a terminal counts as one of the classic size. */
+/** Of the terminal that shows the output. None, and one that was never told its size, counts as one of the classic size. */
 export function terminalSize(): { cols: number; rows: number } {
   const shown = [process.stdout, process.stderr].find((stream) => stream.isTTY);
-  return { cols: shown?.columns ?? 80, rows: shown?.rows ?? 24 };
+  return { cols: shown?.columns || 80, rows: shown?.rows || 24 };
 }

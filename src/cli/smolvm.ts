@@ -1,3 +1,4 @@
+import { exit } from "./hang-up.js";
 import { main } from "./main.js";
 
 /*
@@ -6,7 +7,7 @@ import { main } from "./main.js";
  */
 const argv = process.argv.slice(2);
 
-if (isLookup(argv)) void main(argv).then((status) => process.exit(status));
+if (isLookup(argv)) void main(argv).then(exit);
 else void import("./bin.js");
 
 /** Nothing is fetched, made or run for it. */

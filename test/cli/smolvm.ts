@@ -77,12 +77,14 @@ export type Step =
   | readonly ["send", string]
   | readonly ["resize", number, number]
   | readonly ["signal", string]
-  | readonly ["raw"];
+  | readonly ["raw"]
+  | readonly ["close"];
 
 export interface PlayedOnTerminal {
   readonly status: number;
   readonly output: string;
-  readonly restored: boolean;
+  /** Null when the terminal was closed. */
+  readonly restored: boolean | null;
   readonly failed: unknown;
 }
 

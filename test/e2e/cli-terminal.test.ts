@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { machineHome } from "../cli/machines.js";
-import { onTerminal } from "../cli/smolvm.js";
+import { onTerminal, type Step } from "../cli/smolvm.js";
 
 test("run -it gives a shell a real terminal, with its size and its changes of size", async (context) => {
   const { env, machines } = await machineHome(context);
@@ -81,4 +81,25 @@ test("without -t Ctrl-C on the terminal ends run with 130", async (context) => {
   assert.equal(played.status, 130);
   assert.ok(played.restored);
   assert.deepEqual(await machines(), []);
+});
+
+test("a window that is closed ends run by SIGHUP, as it ends other programs, and its machine with it", async (context) => {
+  const { env, machines } = await machineHome(context);
+  for (const args of [
+    ["run", "-it", "--", "sh"],
+    ["run", "--", "echo ready; sleep 600"],
+  ]) {
+    const steps: Step[] = [["expect", "ready"], ["close"]];
+    if (args.includes("-it")) steps.unshift(["raw"], ["send", "echo rea''dy\r"]);
+    const played = await onTerminal(args, steps, { env });
+    assert.equal(played.failed, null, played.output);
+    assert.equal(played.status, 129);
+    assert.deepEqual(await machines(), []);
+  }
+});
+
+test("a terminal that was never told its size counts as one of 80 columns", async (context) => {
+  const { env } = await machineHome(context);
+  const played = await onTerminal(["run", "-t", "--", "stty size"], [], { env, columns: 0, rows: 0 });
+  assert.match(played.output, /^24 80\r+\n$/);
 });
