@@ -50,7 +50,7 @@ const Operation = {
 } as const;
 
 /** Up to this, a file is written with one message. */
-const SMALL_FILE = 128 * 1024;
+export const SMALL_FILE = 128 * 1024;
 const DEFAULT_MODE = 0o644;
 /** What `readFile` and `readdir` collect at most: the guest decides how much there is, and must not decide over this memory. */
 const LARGEST_FILE = 256 * 1024 * 1024;
