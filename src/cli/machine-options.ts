@@ -107,9 +107,9 @@ export async function startMachine(
 
 /** A registry that can't be reached does not make the images useless that are here. */
 function sayOffline(error: unknown): never {
-  if (!(error instanceof ImageError) || error.code !== "IMAGE_DOWNLOAD_FAILED" || error.hint !== undefined) throw error;
+  if (!(error instanceof ImageError) || error.code !== "IMAGE_DOWNLOAD_FAILED") throw error;
   throw new ImageError(error.code, error.message, {
-    hint: "An image that is here already can be used without its registry: add --offline",
+    hint: `An image that is here already needs no registry: add --offline. ${error.hint ?? ""}`.trimEnd(),
     details: error.details,
     cause: error,
   });
