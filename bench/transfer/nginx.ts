@@ -5,8 +5,6 @@ import { createServer, type AddressInfo } from "node:net";
 import { connect } from "node:net";
 import { join } from "node:path";
 
-import { onInterrupt } from "./table.js";
-
 export interface NginxOptions {
   readonly folder: string;
   readonly address: string;
@@ -54,7 +52,7 @@ export class Nginx {
     const within = namespace === undefined ? [] : ["ip", "netns", "exec", namespace];
     const command = [...within, "nginx", "-c", conf];
     const child = spawn(command[0] ?? "nginx", command.slice(1), { stdio: ["ignore", "ignore", "pipe"] });
-    onInterrupt(() => child.kill("SIGKILL"));
+    process.once("exit", () => child.kill("SIGKILL"));
     const nginx = new Nginx(child, port, tlsPort);
     if (namespace === undefined) await reachable(address, port);
     return nginx;

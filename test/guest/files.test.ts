@@ -151,10 +151,10 @@ test("names, kinds and numbers of a folder's entries, also of very many", async 
 test("stat gives what the host sees, through links and of links", async () => {
   await fs.writeFile(at("seen"), "12345");
   await fs.symlink("seen", at("seen-link"));
-  const [stat, real] = [await guest.files.stat(at("seen-link")), await fs.stat(at("seen"), { bigint: true })];
+  const [stat, real] = [await guest.files.stat(at("seen-link")), await fs.stat(at("seen"))];
   assert.deepEqual([stat.kind, stat.size, stat.nlink, stat.ino], ["file", 5, 1, real.ino]);
-  assert.deepEqual([stat.uid, stat.gid, stat.mode], [Number(real.uid), Number(real.gid), Number(real.mode) & 0o7777]);
-  assert.ok(Math.abs(stat.mtimeMs - Number(real.mtimeNs) / 1e6) < 0.01);
+  assert.deepEqual([stat.uid, stat.gid, stat.mode], [real.uid, real.gid, real.mode & 0o7777]);
+  assert.ok(Math.abs(stat.mtimeMs - real.mtimeMs) < 0.01);
   assert.equal((await guest.files.lstat(at("seen-link"))).kind, "symlink");
   assert.equal(await guest.files.exists(at("seen")), true);
   assert.equal(await guest.files.exists(at("unseen")), false);

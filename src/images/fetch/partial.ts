@@ -60,10 +60,10 @@ export class PartialFile {
   #journaledAt = 0;
   #syncedAt = 0;
 
-  private constructor(path: string, digest: string | null, fd: number) {
+  private constructor(path: string, digest: string | null, fd: number, durable: boolean) {
     this.path = path;
     this.fd = fd;
-    this.#disk = new SyncedFile(fd);
+    this.#disk = new SyncedFile(fd, durable);
     this.#space = new SpaceRule(path, fd);
     this.#digest = digest;
     const { journal, entry } = Journal.open(journalPath(path));
@@ -82,11 +82,11 @@ export class PartialFile {
   }
 
   /** Opens or makes it, and clears away what killed processes left beside it. */
-  static async open(path: string, digest: string | null): Promise<PartialFile> {
+  static async open(path: string, digest: string | null, durable = true): Promise<PartialFile> {
     const fd = openOwnFile(path);
     try {
       await removeSideFiles(path, [journalPath(path)]);
-      return new PartialFile(path, digest, fd);
+      return new PartialFile(path, digest, fd, durable);
     } catch (error) {
       await new SyncedFile(fd).close();
       throw error;

@@ -33,6 +33,8 @@ export interface TransferPolicy {
   readonly laneTrialMs: number;
   /** When this thread is busy for more than this part of the time, it is the limit, and not the connections. */
   readonly maxLoad: number;
+  /** Whether a transfer has ended only when its bytes are on the disk. False is for comparing it with programs that don't ask. */
+  readonly durable: boolean;
   /** "simple" is node:http for everything; "fast" takes the receive buffer of our own where it applies. */
   readonly transport: "fast" | "simple";
   /** Certificates to trust instead of the usual ones, PEM. */
@@ -57,5 +59,6 @@ export const DEFAULT_POLICY: TransferPolicy = {
   laneMaxRate: 100_000_000,
   laneTrialMs: 100,
   maxLoad: 0.7,
+  durable: true,
   transport: "fast",
 };

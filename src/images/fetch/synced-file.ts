@@ -8,12 +8,15 @@ const syncAll = promisify(fsync);
 /** A descriptor whose data goes to the disk while more of it is written, and that is closed once the disk is done with it. */
 export class SyncedFile {
   readonly fd: number;
+  /** Where false, the system writes the data when it likes. */
+  readonly #durable: boolean;
   /** What the disk is doing for this file. It never rejects. */
   #busy: Promise<void> | null = null;
   #failure: { readonly error: unknown } | null = null;
 
-  constructor(fd: number) {
+  constructor(fd: number, durable = true) {
     this.fd = fd;
+    this.#durable = durable;
   }
 
   /** Throws what went wrong behind the writer's back. */
@@ -23,7 +26,7 @@ export class SyncedFile {
 
   /** Lets what is written so far go to the disk, and tells when it is there. False: the disk is still busy with the last call. */
   syncBehind(done: () => void): boolean {
-    if (this.#busy !== null) return false;
+    if (!this.#durable || this.#busy !== null) return false;
     this.#start(syncData(this.fd).then(done));
     return true;
   }
@@ -32,6 +35,7 @@ export class SyncedFile {
   async sync(): Promise<void> {
     await this.#busy;
     this.check();
+    if (!this.#durable) return;
     this.#start(syncAll(this.fd));
     await this.#busy;
     this.check();

@@ -38,7 +38,7 @@ export async function transferWith(request: TransferRequest, policy: TransferPol
   const digest = request.digest?.toLowerCase() ?? null;
   let file: PartialFile | null = null;
   try {
-    file = await PartialFile.open(request.partial, digest);
+    file = await PartialFile.open(request.partial, digest, policy.durable);
     const result = await new Transfer(request, digest, file, policy).run();
     await file.close();
     return result;
