@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 
-import { SmolVMError } from "../../../src/errors.js";
+import { ImageError, SmolVMError } from "../../../src/errors.js";
 import type { TransferPolicy } from "../../../src/images/fetch/policy.js";
 import type { TransferRequest, TransferResult } from "../../../src/images/fetch/request.js";
 import { discardPartial, transferWith } from "../../../src/images/fetch/transfer.js";
@@ -87,4 +87,14 @@ async function assertRecovers(request: TransferRequest, bytes: Buffer, policy: T
   assert.equal(sha256(readFileSync(result.path)), digest, "what a failure left behind spoiled the next call");
   await discardPartial(request.partial);
   assert.equal(existsSync(`${request.partial}.journal`), false);
+}
+
+/** The error that a transfer must end with. */
+export async function failureOf(request: TransferRequest, policy: TransferPolicy): Promise<ImageError> {
+  const error: unknown = await transferWith(request, policy).then(
+    () => assert.fail("it succeeded"),
+    (thrown: unknown) => thrown,
+  );
+  assert.ok(error instanceof ImageError, String(error));
+  return error;
 }

@@ -71,3 +71,21 @@ export function sampleBytes(size: number, seed = 1): Buffer {
 export function sha256(bytes: Buffer): string {
   return createHash("sha256").update(bytes).digest("hex");
 }
+
+/** Runs with other environment variables; undefined takes one away. */
+export async function withEnvironment(
+  changes: Record<string, string | undefined>,
+  body: () => Promise<void>,
+): Promise<void> {
+  const before = { ...process.env };
+  for (const [name, value] of Object.entries(changes)) {
+    if (value === undefined) Reflect.deleteProperty(process.env, name);
+    else process.env[name] = value;
+  }
+  try {
+    await body();
+  } finally {
+    for (const name of Object.keys(changes)) Reflect.deleteProperty(process.env, name);
+    Object.assign(process.env, before);
+  }
+}
