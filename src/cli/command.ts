@@ -1,5 +1,5 @@
 /** What a value on the command line names, so that the shell can complete it. */
-export type Completes = "image" | "machine" | "path" | "command" | readonly string[];
+export type Completes = "image" | "machine" | "forwarded-port" | "path" | "command" | readonly string[];
 
 export interface OptionDescription {
   /** What stands for the value in the help, such as "NAME". An option without it is a switch. */

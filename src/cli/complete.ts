@@ -1,4 +1,5 @@
 import { GLOBAL_OPTIONS } from "./arguments.js";
+import type { VMInfo } from "../machine/index.js";
 import type { Command, Completes, OptionDescription, OptionDescriptions } from "./command.js";
 import { commandNamed, COMMANDS, GROUPS } from "./commands.js";
 
@@ -49,24 +50,37 @@ async function commandWords(prefix: string): Promise<readonly Candidate[]> {
 
 async function argumentsOf(command: Command, before: readonly string[], typed: string): Promise<readonly Candidate[]> {
   const options: OptionDescriptions = { ...command.options, ...GLOBAL_OPTIONS };
-  let position = 0;
+  const positionals: string[] = [];
   for (let index = 0; index < before.length; index++) {
     const word = before[index] ?? "";
     if (word === "--" && command.guestCommand !== undefined) return [];
     if (!word.startsWith("-")) {
-      position += 1;
+      positionals.push(word);
       continue;
     }
     const option = optionNamed(options, word);
     if (option?.value === undefined || word.includes("=")) continue;
-    if (index === before.length - 1) return valuesOf(option.completes);
+    if (index === before.length - 1) return valuesOf(option.completes, typed, positionals);
     index += 1; // its value
   }
   const described = command.positionals ?? [];
+  const position = positionals.length;
   if (command.guestCommand !== undefined && position > described.length) return [];
+  if (typed.startsWith("--") && typed.includes("=")) return inlineValues(options, typed, positionals);
   if (typed.startsWith("-")) return optionWords(command.options ?? {});
   const word = described[Math.min(position, described.length - 1)];
-  return position >= described.length && word?.repeat !== true ? [] : valuesOf(word?.completes);
+  return position >= described.length && word?.repeat !== true ? [] : valuesOf(word?.completes, typed, positionals);
+}
+
+/** "--network=o": the option belongs to the word that is completed. */
+async function inlineValues(
+  options: OptionDescriptions,
+  typed: string,
+  positionals: readonly string[],
+): Promise<readonly Candidate[]> {
+  const start = typed.indexOf("=") + 1;
+  const values = await valuesOf(optionNamed(options, typed)?.completes, typed.slice(start), positionals);
+  return values.map(({ word, summary }) => ({ word: word === PATH ? PATH : typed.slice(0, start) + word, summary }));
 }
 
 function optionNamed(options: OptionDescriptions, word: string): OptionDescription | undefined {
@@ -82,13 +96,24 @@ function optionWords(options: OptionDescriptions): readonly Candidate[] {
   }));
 }
 
-async function valuesOf(completes: Completes | undefined): Promise<readonly Candidate[]> {
+async function valuesOf(
+  completes: Completes | undefined,
+  typed: string,
+  positionals: readonly string[],
+): Promise<readonly Candidate[]> {
   const plain = (word: string): Candidate => ({ word, summary: "" });
   if (completes === undefined) return [];
-  if (completes === "path") return [plain(PATH)];
+  // Behind a colon it is a path of the machine, or of another host.
+  if (completes === "path") return typed.includes(":") ? [] : [plain(PATH)];
   if (completes === "command") return commandWords("");
   if (completes === "image") return (await imageNames()).map(plain);
-  if (completes === "machine") return (await machineNames()).map(plain);
+  if (completes === "machine") return (await machines()).map(({ vmId }) => plain(vmId));
+  if (completes === "forwarded-port") {
+    const asked = (await machines()).filter(({ vmId }) => positionals.length === 0 || vmId === positionals[0]);
+    return asked.flatMap(({ ports }) =>
+      ports.map(({ hostPort, guestPort }) => ({ word: String(hostPort), summary: `port ${guestPort} of the machine` })),
+    );
+  }
   return completes.map(plain);
 }
 
@@ -98,7 +123,7 @@ async function imageNames(): Promise<readonly string[]> {
   return [...new Set([DEFAULT_IMAGE, ...(await manager.list()).map((image) => image.name)])];
 }
 
-async function machineNames(): Promise<readonly string[]> {
+async function machines(): Promise<readonly VMInfo[]> {
   const { SmolVM } = await import("../machine/index.js");
-  return (await SmolVM.list()).map((machine) => machine.vmId);
+  return SmolVM.list();
 }

@@ -8,16 +8,29 @@ export const SHELLS = ["bash", "zsh", "fish"] as const;
 export const SHELL_SCRIPTS: Readonly<Record<(typeof SHELLS)[number], string>> = {
   bash: `# bash completion for smolvm
 _smolvm() {
-  local line current=\${COMP_WORDS[COMP_CWORD]}
+  local line word before current=\${COMP_WORDS[COMP_CWORD]}
+  local -a words=()
+  # Bash takes a word apart at = and :, and puts in only what comes behind the last of them.
+  for word in "\${COMP_WORDS[@]:1:COMP_CWORD}"; do
+    if [[ \${#words[@]} -gt 0 && -n $word && ( $word == [=:]* || $before == *[=:] ) ]]; then
+      words[\${#words[@]}-1]+=$word
+    else
+      words+=("$word")
+    fi
+    before=$word
+  done
+  [[ $current == [=:]* ]] && current=""
+  local prefix=\${words[\${#words[@]}-1]%"$current"}
   COMPREPLY=()
   while IFS= read -r line; do
     if [ "$line" = ":path" ]; then
       compopt -o filenames
       while IFS= read -r line; do COMPREPLY+=("$line"); done < <(compgen -f -- "$current")
     else
-      COMPREPLY+=("\${line%%$'\\t'*}")
+      line=\${line%%$'\\t'*}
+      COMPREPLY+=("\${line#"$prefix"}")
     fi
-  done < <(smolvm __complete "\${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+  done < <(smolvm __complete "\${words[@]}" 2>/dev/null)
 }
 complete -F _smolvm smolvm
 `,
@@ -27,6 +40,7 @@ _smolvm() {
   local -a candidates
   for line in "\${(@f)$(smolvm __complete "\${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
     if [[ $line == ":path" ]]; then
+      compset -P '--*='
       _files
     elif [[ $line == *$'\\t'* ]]; then
       candidates+=("\${\${line%%$'\\t'*}//:/\\\\:}:\${line#*$'\\t'}")
@@ -42,9 +56,12 @@ if [[ $funcstack[1] == _smolvm ]]; then _smolvm "$@"; else compdef _smolvm smolv
 function __smolvm_complete
   set -l words (commandline --tokenize --cut-at-cursor --current-process)
   set -l current (commandline --current-token --cut-at-cursor)
+  set -l option (string match --regex -- '^--[^=]*=' "$current")
   for line in (smolvm __complete $words[2..] "$current" 2>/dev/null)
     if test "$line" = ":path"
-      __fish_complete_path "$current"
+      for path in (__fish_complete_path (string replace -- "$option" "" "$current"))
+        printf '%s\\n' "$option$path"
+      end
     else
       echo $line
     end

@@ -30,8 +30,17 @@ test("options, and the values that an option can have, are completed", async () 
   assert.deepEqual(await candidates(["run", "--tim"]), ["--timeout"]);
   assert.deepEqual(await candidates(["run", "--network", ""]), ["restricted", "open", "none"]);
   assert.deepEqual(await candidates(["run", "-it", "--network", "o"]), ["open"]);
+  assert.deepEqual(await candidates(["run", "--network=o"]), ["--network=open"]);
+  assert.deepEqual(await candidates(["run", "--network="]), [
+    "--network=restricted",
+    "--network=open",
+    "--network=none",
+  ]);
+  assert.deepEqual(await candidates(["run", "--registry=x"]), [":path"]);
+  assert.deepEqual(await candidates(["run", "--cpus="]), []);
   assert.deepEqual(await candidates(["completion", ""]), ["bash", "zsh", "fish"]);
   assert.deepEqual(await candidates(["image", "import", "x"]), [":path"]);
+  assert.deepEqual(await candidates(["cp", "box:/x"]), []);
 });
 
 test("images are completed by the names that the registry and the cache have", async (context) => {
@@ -77,9 +86,21 @@ test("bash completes words, and paths with spaces in them", async (context) => {
     complete("smolvm", "image", "pu"),
     complete("smolvm", "run", "--network", "no"),
     complete("smolvm", "image", "import", "an"),
+    complete("smolvm", "run", "--network", "=", "o"),
+    complete("smolvm", "run", "--accel", "="),
+    complete("smolvm", "run", "-p", "80", ":", "80", "--netw"),
+    complete("smolvm", "image", "pull", "--registry", "=", "an"),
   ].join("\n");
   const { stdout } = await promisify(execFile)("bash", ["-c", script], { env, cwd: folder });
-  assert.deepEqual(stdout.trim().split("\n"), ["pull", "none", "an image.smolvm"]);
+  assert.deepEqual(stdout.trim().split("\n"), [
+    "pull",
+    "none",
+    "an image.smolvm",
+    "open",
+    ...["auto", "kvm", "hvf", "tcg"],
+    "--network",
+    "an image.smolvm",
+  ]);
 });
 
 test("every shell's script is printed whole and asks smolvm for the words", async () => {

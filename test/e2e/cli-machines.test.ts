@@ -89,6 +89,8 @@ test("ports are forwarded, listed and taken back", async (context) => {
   const port = opened[0]?.hostPort ?? 0;
   assert.equal(await (await fetch(`http://127.0.0.1:${port}/index.html`)).text(), "page\n");
   assert.equal((await smolvm(["port", "web"], { env })).stdout.toString(), `${port}:80\n`);
+  const completed = await smolvm(["__complete", "port", "web", "--remove", ""], { env });
+  assert.equal(completed.stdout.toString(), `${port}\tport 80 of the machine\n`);
   const closed = await smolvm(["port", "web", "--remove", String(port)], { env });
   assert.equal(closed.stdout.toString(), "", closed.stderr);
   await assert.rejects(fetch(`http://127.0.0.1:${port}/index.html`));

@@ -8,7 +8,14 @@ export const port = defineCommand({
   description: `HOST:GUEST forwards that port of 127.0.0.1; GUEST alone takes any free one. Without ports those that are
 forwarded are printed, one HOST:GUEST a line.`,
   positionals: [MACHINE, { name: "[HOST:]GUEST", optional: true, repeat: true }],
-  options: { remove: { value: "HOST", repeat: true, summary: "Stop forwarding this port of the host" } },
+  options: {
+    remove: {
+      value: "HOST",
+      repeat: true,
+      summary: "Stop forwarding this port of the host",
+      completes: "forwarded-port",
+    },
+  },
   examples: ["smolvm port box 8080:80", "smolvm port box", "smolvm port box --remove 8080"],
   async run({ positionals: [id = "", ...pairs], options }) {
     const wanted = pairs.map((pair) => portPair("PORT", pair));
