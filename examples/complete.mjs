@@ -1,17 +1,18 @@
 // Lists the images, makes sure that one is here and verified, boots it, and runs a command in it.
-// Takes a registry (a file or an address) as its argument; without one it uses the images that smolvm knows by itself.
+// Takes a registry (a file or an address) and the name of an image in it; without them it uses the images that smolvm
+// knows by itself, and of those "hello", whose kernel is made for Firecracker.
 import { BUILTIN_IMAGES, ImageManager, loadRegistry, VM } from "smolvm";
 
-const from = process.argv[2];
+const [from, name = "hello"] = process.argv.slice(2);
 const manager = new ImageManager({ registry: from === undefined ? BUILTIN_IMAGES : await loadRegistry(from) });
 
 console.log("Available images:");
-for (const name of manager.listAvailable()) {
-  const cached = (await manager.isCached(name)) ? "✓" : "✗";
-  console.log(`  [${cached}] ${name}`);
+for (const available of manager.listAvailable()) {
+  const cached = (await manager.isCached(available)) ? "✓" : "✗";
+  console.log(`  [${cached}] ${available}`);
 }
 
-const image = await manager.ensureImage("hello");
+const image = await manager.ensureImage(name);
 
 console.log(`\nUsing image: ${image.name}`);
 console.log(`  Kernel: ${image.kernelPath}`);

@@ -113,10 +113,10 @@ async function readersPlace(context: TestContext, blocks: readonly Block[]): Pro
 
 /** The host's own lists of packages may be missing or behind the archive. */
 async function freshLists(folder: string): Promise<string> {
-  const lists = join(folder, "lists");
-  await mkdir(join(lists, "partial"), { recursive: true });
-  const config = join(folder, "apt.conf");
-  await writeFile(config, `Dir::State::lists "${lists}";\n`);
+  const [lists, cache] = [join(folder, "apt", "lists"), join(folder, "apt", "cache")];
+  for (const made of [lists, join(cache, "archives")]) await mkdir(join(made, "partial"), { recursive: true });
+  const config = join(folder, "apt", "apt.conf");
+  await writeFile(config, `Dir::State::lists "${lists}";\nDir::Cache "${cache}";\n`);
   await outputOf("apt-get", ["-q", "update"], { ...process.env, APT_CONFIG: config }, folder);
   return config;
 }

@@ -72,7 +72,7 @@ test("the complete example: a registry on loopback, an image that is fetched, ve
   assert.ok(requests.includes("/kernel") && requests.includes("/rootfs"));
 
   requests.length = 0;
-  const second = await example("complete", [`${origin}/registry.json`], own);
+  const second = await example("complete", [`${origin}/registry.json`, "hello"], own);
   assert.deepEqual(second.split("\n"), lines.with(1, "  [✓] hello"));
   assert.deepEqual(requests, ["/registry.json"], "the second time only the registry is fetched");
   assert.deepEqual(await machines(), []);
@@ -97,8 +97,12 @@ test("the port example reaches the server in the machine", async (context) => {
   assert.equal(await example("port", [], env), "200 Hello from the machine\n");
 });
 
-test("every example is run by a test", async () => {
+test("every example is run by a test, and the README says how it is started", async () => {
   const there = await readdir(join(packageRoot(), "examples"));
   const tested = await readFile(join(packageRoot(), "test", "e2e", "examples.test.ts"), "utf8");
-  for (const file of there) assert.ok(tested.includes(`example("${file.replace(/\.mjs$/, "")}"`), file);
+  const readme = await readFile(join(packageRoot(), "README.md"), "utf8");
+  for (const file of there) {
+    assert.ok(tested.includes(`example("${file.replace(/\.mjs$/, "")}"`), file);
+    assert.ok(readme.includes(`\`node examples/${file}`), file);
+  }
 });
