@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { closeSync, constants, openSync, readSync, writeSync } from "node:fs";
 import { crc32 } from "node:zlib";
 
@@ -60,6 +61,11 @@ export class Journal {
   close(): void {
     closeSync(this.#fd);
   }
+}
+
+/** What the journal holds for an address. */
+export function sourceOf(url: string): string {
+  return createHash("sha256").update(url).digest("hex");
 }
 
 /** Where the journal of a partial file is. */

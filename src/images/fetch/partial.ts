@@ -1,8 +1,7 @@
-import { createHash } from "node:crypto";
 import { fstatSync, ftruncateSync, readSync, writeSync } from "node:fs";
 
 import { Intervals, type Interval } from "./intervals.js";
-import { Journal, journalPath } from "./journal.js";
+import { Journal, journalPath, sourceOf } from "./journal.js";
 import { openOwnFile, removeSideFiles } from "./own-file.js";
 import { SpaceRule } from "./space.js";
 import { SyncedFile } from "./synced-file.js";
@@ -250,8 +249,4 @@ export class PartialFile {
     this.#journal.close();
     await this.#disk.close();
   }
-}
-
-function sourceOf(url: string): string {
-  return createHash("sha256").update(url).digest("hex");
 }
