@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { chmodSync, linkSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { suite, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 
 import { HostError } from "../../../src/errors.js";
 import { peekPartial } from "../../../src/images/fetch/journal.js";
@@ -70,6 +72,16 @@ void suite("the disk below a transfer", () => {
       assert.deepEqual(await onDiskOf4MiB(disk, [run]), [outcome]);
       if (outcome !== "done") assert.ok(server.sent < 4 * MIB, `${server.sent} bytes were sent`);
     }
+  });
+
+  test("a disk without room for what is unpacked is told at once: the rest is not fetched first", async () => {
+    using folder = new Folder();
+    const bytes = gzipSync(Buffer.concat([Buffer.alloc(12 * MIB, "some text "), randomBytes(2 * MIB)]));
+    await using server = await TestServer.start((_request, reply) => reply.file(bytes, { rate: 2 * MIB }));
+    const disk = folder.file("disk");
+    const run = fetching({ url: `${server.origin}/image.gz`, digest: sha256(bytes), partial: `${disk}/p` });
+    assert.deepEqual(await onDiskOf4MiB(disk, [run]), ["IMAGE_NO_SPACE"]);
+    assert.ok(server.sent < 1.5 * MIB, `${server.sent} of ${bytes.length} bytes were sent`);
   });
 
   test("a path that can't be a file is a HostError that names it", async () => {
