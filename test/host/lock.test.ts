@@ -87,6 +87,36 @@ test("a holder that others have taken for dead is told, within two heartbeats", 
   other.release();
 });
 
+test("a holder that asks is told at once whether it still has the lock", async (t) => {
+  const folder = join(scratch(t), "lock");
+  const lock = await acquireLock(folder);
+  assert.ok(lock.isHeld());
+  assert.ok(!lock.lost.aborted);
+  for (const file of readdirSync(folder)) rmSync(join(folder, file));
+  assert.ok(!lock.isHeld());
+  assert.ok(lock.lost.aborted);
+  lock.release();
+});
+
+test("a file where a lock is to be is set aside, and folders in a lock are nobody's announcements", async (t) => {
+  const parent = scratch(t);
+  const folder = join(parent, "lock");
+  writeFileSync(folder, "foreign");
+  assert.ok(!isLocked(folder));
+  const locks = await Promise.all(
+    Array.from({ length: 4 }, async () => {
+      const lock = await acquireLock(folder);
+      lock.release();
+    }),
+  );
+  assert.equal(locks.length, 4);
+  const [aside = ""] = readdirSync(parent);
+  assert.equal(readFileSync(join(parent, aside), "utf8"), "foreign");
+  mkdirSync(join(folder, "foreign"), { recursive: true });
+  assert.ok(!isLocked(folder));
+  (await acquireLock(folder)).release();
+});
+
 test("a wait for a lock ends with the caller's own reason", async (t) => {
   const folder = join(scratch(t), "lock");
   const lock = await acquireLock(folder);
