@@ -6,7 +6,10 @@ import { integer, portPair } from "../values.js";
 export const port = defineCommand({
   summary: "Forward ports of this host to a machine, or list those that are",
   description: `HOST:GUEST forwards that port of 127.0.0.1; GUEST alone takes any free one. Without ports those that are
-forwarded are printed, one HOST:GUEST a line.`,
+forwarded are printed, one HOST:GUEST a line. What is forwarded ends when the machine stops.
+
+The server in the machine has to listen on 0.0.0.0, or on the machine's address: on its own 127.0.0.1 nobody
+reaches it from here.`,
   positionals: [MACHINE, { name: "[HOST:]GUEST", optional: true, repeat: true }],
   options: {
     remove: {
