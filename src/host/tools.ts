@@ -50,6 +50,7 @@ export async function runTool(name: string, args: readonly string[], options: To
   }).catch((error: unknown) => {
     options.signal?.throwIfAborted();
     throw new HostError("HOST_TOOL_FAILED", `'${name}' could not be started.`, {
+      hint: "Install it anew with: smolvm setup",
       cause: error,
       details: { tool: name },
     });
@@ -59,7 +60,10 @@ export async function runTool(name: string, args: readonly string[], options: To
     throw new HostError(
       "HOST_TOOL_FAILED",
       `'${name} ${args.join(" ")}' ended with ${signal ?? `exit status ${status ?? "?"}`}${tail === "" ? "." : `: ${tail}`}`,
-      { details: { tool: name, args, status, signal, stderr: tail } },
+      {
+        hint: "Run the command by hand to see more, or look at the host with: smolvm doctor",
+        details: { tool: name, args, status, signal, stderr: tail },
+      },
     );
   }
   return { stdout: stdout(), stderr: stderr() };

@@ -40,7 +40,10 @@ export async function bootFailure(files: MachineFiles, ending: Ending): Promise<
   };
   if (exit !== undefined && (exit.status !== 0 || tail.length === 0)) {
     const how = exit.signal ?? `exit status ${exit.status ?? "?"}`;
-    return new BootError(`QEMU ended with ${how} while the guest was booting${complaint && `: ${complaint}`}`, failure);
+    return new BootError(`QEMU ended with ${how} while the guest was booting${complaint && `: ${complaint}`}`, {
+      ...failure,
+      hint: "What QEMU said is in details.qemuLog. Look at the host with: smolvm doctor",
+    });
   }
   if (exit !== undefined) {
     return new BootError(`The guest ended while it was booting: ${lastWords(files)}`, {
@@ -55,7 +58,10 @@ export async function bootFailure(files: MachineFiles, ending: Ending): Promise<
     });
   }
   const reason = cause instanceof Error ? cause.message : String(cause);
-  return new BootError(`The guest could not be set up: ${reason}`, failure);
+  return new BootError(`The guest could not be set up: ${reason}`, {
+    ...failure,
+    hint: "What the guest said is in consoleTail.",
+  });
 }
 
 /** What says most: a panic, else what the agent complained of before it gave up, else whatever came last. */

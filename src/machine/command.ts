@@ -114,9 +114,17 @@ export async function runCommand(host: CommandHost, command: unknown, options: R
   });
 }
 
+function outOfTime(operation: string, timeoutMs: number, command: unknown): OperationTimeoutError {
+  return new OperationTimeoutError(operation, timeoutMs, {
+    hint: "All that it started was killed. Give it more time with timeoutMs.",
+    details: { command },
+  });
+}
+
 /** What a command printed before its time was up is often what its caller wants to see most. */
 function withOutput(error: OperationTimeoutError, stdout: Buffer, stderr: Buffer): OperationTimeoutError {
   return new OperationTimeoutError(error.operation, error.timeoutMs, {
+    hint: error.hint,
     details: { ...error.details, stdout: stdout.toString(), stderr: stderr.toString() },
     cause: error,
   });
@@ -176,7 +184,7 @@ function supervise(
   const timer =
     timeoutMs === undefined
       ? undefined
-      : setTimeout(() => abandon(new OperationTimeoutError(operation, timeoutMs, { details: { command } })), timeoutMs);
+      : setTimeout(() => abandon(outOfTime(operation, timeoutMs, command)), timeoutMs);
   const aborted = (): void => abandon(signal?.reason);
   const stopWatching = (): void => {
     clearTimeout(timer);

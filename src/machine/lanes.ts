@@ -38,7 +38,10 @@ export async function openOwnLane(files: MachineFiles, options: LaneOptions): Pr
   await rm(files.lanes, { recursive: true, force: true });
   await mkdir(files.lanes, { mode: 0o700 });
   const lock = await tryLock(join(files.lanes, "0"), options.signal);
-  if (lock === null) throw new CommandExecutionUnavailableError("The machine's first lane is in use.");
+  if (lock === null)
+    throw new CommandExecutionUnavailableError("The machine's first lane is in use.", {
+      hint: "Another program starts this machine at the same time: wait for it.",
+    });
   try {
     for (;;) {
       options.signal?.throwIfAborted();
@@ -71,7 +74,10 @@ export async function openFreeLane(files: MachineFiles, options: LaneOptions): P
     } catch (error) {
       lock.release();
       options.signal?.throwIfAborted();
-      throw new CommandExecutionUnavailableError("The machine does not answer.", { cause: error });
+      throw new CommandExecutionUnavailableError("The machine does not answer.", {
+        hint: "Its guest hangs or is very busy: try again, or stop it.",
+        cause: error,
+      });
     }
   }
   throw new CommandExecutionUnavailableError(

@@ -13,6 +13,7 @@ import { openFreeLane } from "./lanes.js";
 import { dropEndedLeases } from "./lease.js";
 import { claimMachine } from "./make.js";
 import { endWithProgram, killQemu, sweep, untilGone } from "./reaper.js";
+import { notRunning, runsAlready } from "./refusals.js";
 import { removeMachine } from "./remove.js";
 import type { Wish } from "./source.js";
 import {
@@ -95,7 +96,7 @@ export class Machine {
     return this.#turns.interruptible(async (interrupted) => {
       signal?.throwIfAborted();
       if (this.#deleted) throw new VMStateError(`The machine '${this.vmId}' was deleted.`);
-      if (this.#status === "running") throw new VMStateError(`The machine '${this.vmId}' runs already.`);
+      if (this.#status === "running") throw runsAlready(this.vmId);
       const either = signal === undefined ? interrupted : AbortSignal.any([signal, interrupted]);
       const sweeping = sweep().catch(() => undefined); // what others left is no reason for this one not to start
       const isNew = this.#state === null;
@@ -233,19 +234,7 @@ export class Machine {
 
   /** The error of calls that need a running machine. */
   notRunning(cause: unknown = this.#channel.failure ?? undefined): CommandExecutionUnavailableError {
-    if (this.#death === null) {
-      return new CommandExecutionUnavailableError(`The machine '${this.vmId}' is not running: it is ${this.#status}.`, {
-        hint: this.#deleted
-          ? "Create another one."
-          : "Start it first; where another program or object did, call refresh() to see it.",
-        cause,
-        details: { vmId: this.vmId, status: this.#status },
-      });
-    }
-    return new CommandExecutionUnavailableError(`The machine '${this.vmId}' has ended: ${this.#death.reason}.`, {
-      cause,
-      details: { vmId: this.vmId, reason: this.#death.reason },
-    });
+    return notRunning({ vmId: this.vmId, status: this.#status, deleted: this.#deleted, death: this.#death, cause });
   }
 
   #interrupt(how: "stopped" | "deleted"): void {
@@ -279,7 +268,7 @@ export class Machine {
       if (state === null) throw new VMNotFoundError(this.vmId);
       if (state.run?.qemu && liveness(state.run.qemu) !== "dead") {
         this.#adopt(state);
-        throw new VMStateError(`The machine '${this.vmId}' runs already.`);
+        throw runsAlready(this.vmId);
       }
       // A start that was cut short may have left a QEMU of which nothing is known but its token.
       await killQemu(state);

@@ -121,7 +121,11 @@ export async function probeAccelerator(accelerator: Accelerator, arch: GuestArch
       seen: `QEMU ended with ${ending} on ${accelerator}${complaint === "" ? "" : `: ${complaint}`}`,
     };
   } catch (error) {
-    throw new HostError("HOST_TOOL_FAILED", `'${binary}' can't be started.`, { cause: error, details: { binary } });
+    throw new HostError("HOST_TOOL_FAILED", `'${binary}' can't be started.`, {
+      hint: "Install it anew with: smolvm setup",
+      cause: error,
+      details: { binary },
+    });
   } finally {
     await rm(folder, { recursive: true, force: true });
   }

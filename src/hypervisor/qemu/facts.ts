@@ -99,7 +99,11 @@ async function ask(binary: string, args: readonly string[], input: string): Prom
   child.stdin.on("error", () => undefined); // it may end before it has read everything; its exit status tells
   child.stdin.end(input);
   const [status, signal] = (await once(child, "close").catch((error: unknown) => {
-    throw new HostError("HOST_TOOL_FAILED", `'${binary}' can't be started.`, { cause: error, details: { binary } });
+    throw new HostError("HOST_TOOL_FAILED", `'${binary}' can't be started.`, {
+      hint: "Install it anew with: smolvm setup",
+      cause: error,
+      details: { binary },
+    });
   })) as [number | null, NodeJS.Signals | null];
   if (status === 0) return stdout;
   throw new HostError(

@@ -67,7 +67,7 @@ class QmpConversation {
     this.#pending.delete(message["id"]);
     if (pending === undefined) return;
     const error = message["error"];
-    if (isRecord(error)) pending.reject(new HostError("HOST_IO", `QEMU refused: ${String(error["desc"])}`));
+    if (isRecord(error)) pending.reject(refused(error["desc"]));
     else pending.resolve(message["return"]);
   }
 
@@ -78,6 +78,14 @@ class QmpConversation {
     this.#pending.clear();
     this.#socket.destroy();
   }
+}
+
+const ENDING = "The machine may just be ending: look with smolvm ls, and at qemu.log in its folder.";
+
+function refused(description: unknown): HostError {
+  return new HostError("HOST_IO", `QEMU refused: ${String(description)}`, {
+    hint: "Stop the machine and start it again; qemu.log in its folder may say more.",
+  });
 }
 
 export interface Qmp {
@@ -96,11 +104,11 @@ export async function withQmp<T>(
 ): Promise<T> {
   const deadline = Date.now() + timeoutMs;
   const socket = await connectUnix(place.folder, place.name, { timeoutMs }).catch((error: unknown) => {
-    throw new HostError("HOST_IO", "QEMU's monitor can't be reached.", { cause: error });
+    throw new HostError("HOST_IO", "QEMU's monitor can't be reached.", { hint: ENDING, cause: error });
   });
   const conversation = new QmpConversation(socket);
   const timer = setTimeout(
-    () => conversation.fail(new OperationTimeoutError("A command to QEMU's monitor", timeoutMs)),
+    () => conversation.fail(new OperationTimeoutError("A command to QEMU's monitor", timeoutMs, { hint: ENDING })),
     Math.max(0, deadline - Date.now()),
   );
   try {
@@ -108,7 +116,7 @@ export async function withQmp<T>(
     return await talk(conversation);
   } catch (error) {
     if (error instanceof SmolVMError) throw error;
-    throw new HostError("HOST_IO", "QEMU's monitor broke off.", { cause: error });
+    throw new HostError("HOST_IO", "QEMU's monitor broke off.", { hint: ENDING, cause: error });
   } finally {
     clearTimeout(timer);
     socket.destroy();

@@ -28,9 +28,8 @@ export async function copySparse(from: string, to: string, options: CopyOptions 
     const target = await open(to, "wx", 0o644);
     try {
       const { size } = await source.stat();
-      const write = options.extents === undefined ? writeSparse : writeAll;
       for (const [start, end] of options.extents ?? [[0, size] as const]) {
-        await copyRange(source, target, [start, Math.min(end, size)], write, options.signal);
+        await copyRange(source, target, [start, Math.min(end, size)], options.signal);
       }
       await target.truncate(size);
     } catch (error) {
@@ -77,13 +76,10 @@ async function reflink(from: string, to: string): Promise<boolean> {
   }
 }
 
-type Write = (target: FileHandle, data: Buffer, position: number) => Promise<void>;
-
 async function copyRange(
   source: FileHandle,
   target: FileHandle,
   [start, end]: readonly [start: number, end: number],
-  write: Write,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const buffer = Buffer.allocUnsafe(Math.min(CHUNK, Math.max(end - start, 0)));
@@ -91,7 +87,7 @@ async function copyRange(
     signal?.throwIfAborted();
     const { bytesRead } = await source.read(buffer, 0, Math.min(buffer.length, end - at), at);
     if (bytesRead === 0) return;
-    await write(target, buffer.subarray(0, bytesRead), at);
+    await writeSparse(target, buffer.subarray(0, bytesRead), at);
     at += bytesRead;
   }
 }
