@@ -97,7 +97,7 @@ export function sameFolder(name: string, other: string): ImageError {
 /**
  * Makes an image visible as one unit; its blobs are there and durable. The caller holds the commit lock.
  *
- * A new image is put together in a staging folder that is then renamed. In the folder of an image that is there already, the
+ * A new image is put together in a temporary folder that is then renamed. In the folder of an image that is there already, the
  * files are renamed one by one and image.json last. A crash between two of them leaves the old image.json beside new files: the
  * next use sees that they are not the ones it names, and links the old ones back from their blobs.
  *
