@@ -9,10 +9,11 @@ import ts from "typescript";
 import { loadRegistry } from "../../src/images/index.js";
 import { packageRoot } from "../../src/host/package.js";
 import { machineHome } from "../cli/machines.js";
-import { BIN, environment } from "../cli/smolvm.js";
+import { BIN, environment, smolvm } from "../cli/smolvm.js";
 import { type Block, blocksOf, matches, sessionOf } from "../docs/blocks.js";
 
 const PAGES = ["README.md", ...(await filesIn("docs", ".md"))];
+const MACHINE = "page-of-docs";
 const EXAMPLES = await filesIn("examples", ".mjs");
 
 /* The blocks of a page are executed from top to bottom in one folder, as a reader would: what one makes, the next has. */
@@ -104,6 +105,10 @@ async function readersPlace(context: TestContext, blocks: readonly Block[]): Pro
   await mkdir(bin);
   await writeFile(join(bin, "smolvm"), `#!/bin/sh\nexec "${process.execPath}" "${BIN}" "$@"\n`);
   await chmod(join(bin, "smolvm"), 0o755);
+  if (blocks.some(({ flags }) => flags.includes("vm"))) {
+    const made = await smolvm(["create", "--name", MACHINE], { env });
+    assert.equal(made.status, 0, made.stderr);
+  }
   const place = environment({ ...env, PATH: `${bin}:${process.env["PATH"] ?? ""}` });
   const usesApt = blocks.some(
     ({ language, flags, text }) => language === "sh" && flags.includes("run") && /\bapt-/.test(text),
@@ -128,9 +133,9 @@ async function folderInPackage(context: TestContext): Promise<string> {
   return folder;
 }
 
-/** A block with the flag "vm" is a piece of a program that has a machine already. */
+/** A block with the flag "vm" is a piece of a program that has a machine already: one for all of a page. */
 function sourceOf({ flags, text }: Block): string {
-  const machine = 'import { SmolVM as Machine } from "smolvm"; await using vm = await Machine.create();\n';
+  const machine = `import { SmolVM as Machine } from "smolvm"; const vm = await Machine.fromId("${MACHINE}");\n`;
   return flags.includes("vm") ? machine + text : text;
 }
 
