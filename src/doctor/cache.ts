@@ -5,13 +5,14 @@ import type { Check, Finding } from "./check.js";
 export const cache: Check = {
   name: "images",
   async run(signal): Promise<Finding> {
-    const manager = await managerInUse();
+    // What is here is known by its own record; the registry's server may be out of reach.
+    const manager = new ImageManager({ registry: {} });
     const names = (await manager.list()).filter((image) => image.cached).map((image) => image.name);
     const damaged: string[] = [];
     for (const name of names) {
       if (!(await manager.verify(name, { signal })).ok) damaged.push(name);
     }
-    if (damaged.length > 0) return mendDamaged(manager, damaged);
+    if (damaged.length > 0) return mendDamaged(damaged);
     const { freedBytes } = await manager.prune({ dryRun: true });
     const detail = `${names.length} here, every byte verified`;
     if (freedBytes < WORTH_FREEING) return { status: "ok", detail };
@@ -40,7 +41,7 @@ async function managerInUse(): Promise<ImageManager> {
   return new ImageManager({ registry: from === "" ? BUILTIN_IMAGES : await loadRegistry(from) });
 }
 
-function mendDamaged(manager: ImageManager, damaged: readonly string[]): Finding {
+function mendDamaged(damaged: readonly string[]): Finding {
   return {
     status: "failure",
     detail: `Damaged: ${damaged.join(", ")}.`,
@@ -50,6 +51,7 @@ function mendDamaged(manager: ImageManager, damaged: readonly string[]): Finding
         what: `put ${damaged.join(", ")} right`,
         async run(signal) {
           const { defaultImage } = await import("../build/index.js");
+          const manager = await managerInUse();
           for (const name of damaged) {
             await (name === "default"
               ? defaultImage({ signal })
