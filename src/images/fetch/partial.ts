@@ -158,7 +158,8 @@ export class PartialFile {
 
   /** Throws away all bytes. */
   reset(): void {
-    ftruncateSync(this.fd, 0);
+    // Not a file that is empty: ext4 takes that for the first half of replacing a file, and writes all of it out at the close.
+    if (fstatSync(this.fd).size > 0) ftruncateSync(this.fd, 0);
     this.#done = new Intervals();
     this.#synced = [];
     this.#staleEnd = 0;
