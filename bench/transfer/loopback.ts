@@ -21,6 +21,8 @@ const size = Number(process.argv[3] ?? 1024) * MIB;
 const [OURS, DURABLE] = ["smolvm, verified", "smolvm, verified and fsynced"] as const;
 const [CURL, SYNCED, PYTHON] = ["curl -o", "curl -o; sync -d", "Python, 8 KiB pieces, verified"] as const;
 const MOST = { http: 1.0, https: 1.25 } as const;
+/** With TLS most of the time is the cipher's, in every one of them: no goal. */
+const QUICKER = { http: { least: 2.8 }, https: {} } as const;
 
 using temporary = temporaryFolder();
 const folder = temporary.path;
@@ -41,7 +43,12 @@ for (const [scheme, port] of [
   printFindings(`${size / MIB} MiB over loopback, ${scheme}, ${rounds} rounds`, [
     { what: `verified, to ${CURL}, which is not`, measured: wall(OURS) / wall(CURL), unit: " ×", most: MOST[scheme] },
     { what: `verified and durable, to ${SYNCED}`, measured: wall(DURABLE) / wall(SYNCED), unit: " ×", most: 1.0 },
-    { what: `verified, how much faster than ${PYTHON}`, measured: wall(PYTHON) / wall(OURS), unit: " ×", least: 2.8 },
+    {
+      what: `verified, how much faster than ${PYTHON}`,
+      measured: wall(PYTHON) / wall(OURS),
+      unit: " ×",
+      ...QUICKER[scheme],
+    },
     { what: "peak memory", measured: peak, unit: " MiB", most: 85 },
   ]);
   printRuns("All of them", runs, CURL);

@@ -234,9 +234,14 @@ export class ImageManager {
       "IMAGE_UNKNOWN",
       `Unknown image: '${name}'. Available images: ${available.join(", ") || "(none)"}`,
       {
-        hint: "List the images with: smolvm image ls",
+        hint: MADE_HERE.test(name)
+          ? `That image is made on this host, not downloaded: smolvm image pull ${name}`
+          : "List the images with: smolvm image ls",
         details: { name, available },
       },
     );
   }
 }
+
+/** What `SmolVM.create()` and the command line make where it is not there. */
+const MADE_HERE = /^default(?:-(?:arm64|x86_64))?$/;

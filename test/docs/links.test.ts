@@ -48,3 +48,11 @@ test("every link leads to a file that is in the package as well", async () => {
     }
   }
 });
+
+test("every file of the repository that a page names is there", async () => {
+  for (const page of PAGES) {
+    for (const [, path = ""] of (await textOf(page)).matchAll(/`((?:test|src|bench)\/[\w./-]+)`/g)) {
+      await assert.doesNotReject(stat(join(packageRoot(), path)), `${page} names '${path}'`);
+    }
+  }
+});

@@ -84,6 +84,7 @@ test("names that nobody knows and names that can't be are told apart", async (t)
   await assert.rejects(new ImageManager({ cacheDir, registry: {} }).ensureImage("nope"), {
     message: "Unknown image: 'nope'. Available images: (none)",
   });
+  await assert.rejects(manager.ensureImage("default"), { hint: /made on this host.*image pull default/ });
   assert.equal(await manager.isCached("nope"), false);
   for (const call of [manager.isCached(""), manager.ensureImage("")]) {
     await assert.rejects(call, { name: "ValidationError", message: "image name cannot be empty" });
