@@ -128,11 +128,12 @@ test("logs -f goes on until the machine stops", async (context) => {
   const { env } = await machineHome(context);
   await smolvm(["create", "--name", "box"], { env });
   const child = startSmolvm(["logs", "-f", "box"], { env });
+  const closed = once(child, "close"); // it may end before `stop` does
   let stdout = "";
   child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
   await smolvm(["exec", "box", "--", "echo '<1>written later' > /dev/kmsg"], { env });
   await smolvm(["stop", "box"], { env });
-  const [code] = (await once(child, "close")) as [number | null];
+  const [code] = (await closed) as [number | null];
   assert.equal(code, 0);
   assert.match(stdout, /written later/);
 });
@@ -181,11 +182,12 @@ test("logs --tail shows the last lines, and with -f goes on from there", async (
   assert.equal((await smolvm(["logs", "--tail", "0", "box"], { env })).stdout.length, 0);
 
   const child = startSmolvm(["logs", "-f", "-n", "1", "box"], { env });
+  const closed = once(child, "close"); // it may end before `stop` does
   let stdout = "";
   child.stdout.on("data", (chunk: Buffer) => (stdout += chunk.toString()));
   await smolvm(["exec", "box", "--", "echo '<1>line 4' > /dev/kmsg"], { env });
   await smolvm(["stop", "box"], { env });
-  await once(child, "close");
+  await closed;
   assert.match(stdout, /line [34]/);
   assert.ok(!stdout.includes("line 1"), stdout);
   assert.match(stdout, /line 4/);
