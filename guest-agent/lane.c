@@ -100,6 +100,7 @@ int lanes_timeout(void) {
   for (int i = 0; i < MAX_LANES; i++) {
     const struct lane *lane = &lanes[i];
     if (lane->fd < 0 || lane->out_head == lane->out_tail || lane->flush_at == 0) continue;
+    if (!lane->writable) continue; /* its becoming so is an event of its own */
     int64_t left = lane->flush_at - now_ms();
     if (first < 0 || left < first) first = left < 0 ? 0 : left;
   }

@@ -14,7 +14,11 @@ export async function main(argv: readonly string[]): Promise<number> {
   const interrupt = onInterrupt();
   showWarnings(globals);
   try {
-    const found = await commandAt(argv, globals);
+    // Also for words that are no command: what asked for an envelope gets one.
+    const found = await commandAt(argv, globals).catch((error: unknown) => {
+      globals.json ||= argv.slice(0, argv.indexOf("--") >>> 0).includes("--json");
+      throw error;
+    });
     name = found.name;
     readGlobals(found.command, found.argv, globals);
     const input = readCommand(name, found.command, found.argv);

@@ -65,7 +65,7 @@ export async function launch(files: MachineFiles, state: MachineState, made: Pre
       disks,
       consoleFd: await descriptor(files.console, "a"),
     };
-    return await startQemu(facts.binary, qemuCommand(spec, facts), {
+    return await startQemu(facts.binary, (folder) => qemuCommand(spec, facts, folder), {
       folder: files.sockets,
       logFd: await descriptor(files.log, "w"),
       confinement: {

@@ -72,8 +72,8 @@ async function uploadOne(
   if (at.isFile()) {
     const small = at.size <= SMALL_FILE ? await readFile(source) : null;
     if (small !== null && small.length <= SMALL_FILE) {
-      // One message each, which the guest takes in this order: there is nothing to wait for in between.
-      await Promise.all([files.writeFile(target, small, { mode, signal }), finish()]);
+      await files.writeFile(target, small, { mode, signal });
+      await finish(); // only now: what refused the file may be something else that stands there
       return;
     }
     await pipeline(

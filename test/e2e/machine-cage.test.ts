@@ -27,6 +27,7 @@ test("an ordinary user's QEMU sees none of that user's files", async (context) =
   const [command, ...args] = [...asOther, process.execPath, "--input-type=module", "-e", program];
   const env = { PATH: process.env["PATH"], HOME: paths.home, TMPDIR: paths.home };
   const child = spawn(command, args, { env, cwd: paths.home, stdio: ["pipe", "pipe", "inherit"] });
+  context.after(() => void child.kill("SIGKILL"));
   let said = "";
   child.stdout.on("data", (chunk: Buffer) => (said += chunk.toString()));
   await eventually("its machine runs", () => said.endsWith("\n") || child.exitCode !== null, 60_000);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { qemuCommand } from "../../src/hypervisor/qemu/argv.js";
-import { cagePrefix } from "../../src/hypervisor/qemu/cage.js";
+import { cagePrefix, type CageNeeds } from "../../src/hypervisor/qemu/cage.js";
 import { addressSpaceLimit, confinedCommand } from "../../src/hypervisor/qemu/confine.js";
 import type { QemuFacts } from "../../src/hypervisor/qemu/facts.js";
 import type { MachineSpec } from "../../src/hypervisor/types.js";
@@ -137,21 +137,27 @@ test("as root QEMU becomes a user without any right; for others at least it can'
 });
 
 test("an ordinary user's QEMU gets a root folder of its own where the host lets it, and no right over it", () => {
-  const cage = { unshare: "/bin/unshare", shell: "/bin/sh", mountPoint: "/mnt", visible: ["/usr", "/proc"] };
+  const cage = {
+    unshare: "/bin/unshare",
+    shell: "/bin/sh",
+    mountPoint: "/mnt",
+    visible: ["/usr"],
+    resolver: "/etc/resolv.conf",
+  };
   const tools = { setpriv: "/bin/setpriv", prlimit: null, root: false };
   const confinement = { uid: null, group: null, dieWithParent: true, addressSpace: null, fileSize: 1 };
-  const line = (needs: { readonly network: boolean; readonly kvm: boolean }): string =>
+  const line = (needs: CageNeeds): string =>
     confinedCommand("/bin/qemu", ["-M", "none"], { ...confinement, cage: cagePrefix(cage, needs) }, tools)
       .flat()
       .join(" ")
       .replace(/set -eu.*exec "\$@"/s, "SCRIPT");
   assert.equal(
-    line({ network: false, kvm: false }),
-    "/bin/setpriv --no-new-privs /bin/unshare --user --map-root-user --mount --ipc --uts --net /bin/sh -c SCRIPT cage /mnt 2 " +
-      "/usr /proc /bin/setpriv --bounding-set=-all --inh-caps=-all --pdeathsig KILL /bin/qemu -M none",
+    line({ network: false, kvm: false, descriptors: [7, 8] }),
+    "/bin/setpriv --no-new-privs /bin/unshare --user --map-root-user --mount --ipc --uts --net /bin/sh -c SCRIPT cage /mnt 7 8 1 " +
+      "/usr /bin/setpriv --bounding-set=-all --inh-caps=-all --pdeathsig KILL /bin/qemu -M none",
   );
   assert.match(
-    line({ network: true, kvm: true }),
-    /--uts \/bin\/sh -c SCRIPT cage \/mnt 4 \/usr \/proc \/dev\/kvm \/etc\/resolv.conf /,
+    line({ network: true, kvm: true, descriptors: [] }),
+    /--uts \/bin\/sh -c SCRIPT cage \/mnt {2}3 \/usr \/dev\/kvm \/etc\/resolv.conf /,
   );
 });

@@ -5,6 +5,8 @@ import type { QemuFacts } from "./facts.js";
 export interface QemuCommand {
   readonly args: readonly string[];
   readonly files: readonly number[];
+  /** Those of the inherited descriptors that it opens by their names. */
+  readonly named: readonly number[];
 }
 
 /** Descriptors 0 to 2 are the standard streams. */
@@ -28,8 +30,7 @@ export function qemuCommand(spec: MachineSpec, facts: QemuFacts, descriptorFolde
   };
   const disks = spec.disks.flatMap((disk, index) => diskArguments(disk, index, fdset));
   const consoleFile = fdset(spec.consoleFd);
-  const kernel = `${descriptorFolder}/${inherit(spec.kernelFd)}`;
-  const initrd = `${descriptorFolder}/${inherit(spec.initrdFd)}`;
+  const [kernelFd, initrdFd] = [inherit(spec.kernelFd), inherit(spec.initrdFd)];
 
   const args = [
     ...["-name", `guest=${spec.vmId}`, "-uuid", spec.token],
@@ -38,7 +39,14 @@ export function qemuCommand(spec: MachineSpec, facts: QemuFacts, descriptorFolde
     ...platformArguments(spec, facts),
     ...["-m", String(spec.memoryMib), "-smp", String(spec.vcpus)],
     ...sets,
-    ...["-kernel", kernel, "-initrd", initrd, "-append", spec.commandLine],
+    ...[
+      "-kernel",
+      `${descriptorFolder}/${kernelFd}`,
+      "-initrd",
+      `${descriptorFolder}/${initrdFd}`,
+      "-append",
+      spec.commandLine,
+    ],
     ...["-chardev", `file,id=console,path=${consoleFile},append=on`, "-serial", "chardev:console"],
     ...["-chardev", `socket,id=qmp,path=${QMP_SOCKET},server=on,wait=off`, "-mon", "chardev=qmp,mode=control"],
     ...disks,
@@ -47,7 +55,7 @@ export function qemuCommand(spec: MachineSpec, facts: QemuFacts, descriptorFolde
     ...Array.from({ length: LANES }, (_, lane) => laneArguments(lane)).flat(),
     ...networkArguments(spec),
   ];
-  return { args, files };
+  return { args, files, named: [kernelFd, initrdFd] };
 }
 
 function descriptorPath(): string {

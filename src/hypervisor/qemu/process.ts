@@ -3,7 +3,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { HostError } from "../../errors.js";
 import { processIdentity, type ProcessIdentity } from "../../host/process.js";
 import type { QemuCommand } from "./argv.js";
-import { cagePrefix, findCage, type CageNeeds } from "./cage.js";
+import { CAGED_DESCRIPTORS, cagePrefix, findCage, type CageNeeds } from "./cage.js";
 import { confinedCommand, type Confinement } from "./confine.js";
 import { confinementTools } from "./confinement-tools.js";
 
@@ -32,22 +32,25 @@ export interface QemuProcess {
  */
 export async function startQemu(
   binary: string,
-  command: QemuCommand,
+  command: (descriptorFolder?: string) => QemuCommand,
   options: {
     readonly folder: string;
     readonly logFd: number;
     readonly confinement: Omit<Confinement, "cage">;
-    readonly needs: CageNeeds;
+    readonly needs: Omit<CageNeeds, "descriptors">;
   },
 ): Promise<QemuProcess> {
-  const [tools, found] = await Promise.all([confinementTools(), findCage(binary)]);
-  const cage = found === null ? null : cagePrefix(found, options.needs);
-  const [program, args] = confinedCommand(binary, command.args, { ...options.confinement, cage }, tools);
+  const tools = await confinementTools();
+  const helpers = [tools.setpriv, tools.prlimit].filter((path) => path !== null);
+  const found = tools.setpriv === null ? null : await findCage([binary, ...helpers]);
+  const { args: own, files, named } = command(found === null ? undefined : CAGED_DESCRIPTORS);
+  const cage = found === null ? null : cagePrefix(found, { ...options.needs, descriptors: named });
+  const [program, args] = confinedCommand(binary, own, { ...options.confinement, cage }, tools);
   const child = spawn(program, args, {
     cwd: options.folder,
     detached: true,
     env: { PATH: process.env["PATH"] ?? "/usr/bin:/bin", LC_ALL: "C" },
-    stdio: ["ignore", options.logFd, options.logFd, ...command.files],
+    stdio: ["ignore", options.logFd, options.logFd, ...files],
   });
   const exited = new Promise<QemuExit>((resolve) => {
     child.once("exit", (status, signal) => resolve({ status, signal }));
