@@ -12,9 +12,9 @@ import { packageRoot } from "../../src/host/package.js";
 import { machineHome } from "../cli/machines.js";
 import { environment, envelopeOf, smolvm } from "../cli/smolvm.js";
 
-/** Runs an example as the README says; it imports "smolvm" as any program would. */
+/** Runs an example as the README says, one in TypeScript as it was compiled; it imports "smolvm" as any program would. */
 async function example(name: string, args: readonly string[], env: Readonly<Record<string, string>>): Promise<string> {
-  const program = join(packageRoot(), "examples", `${name}.mjs`);
+  const program = join(packageRoot(), name.endsWith(".js") ? "build/examples" : "examples", name);
   const { stdout } = await promisify(execFile)(process.execPath, [program, ...args], { env: environment(env) });
   return stdout;
 }
@@ -55,7 +55,7 @@ test("the complete example: a registry on loopback, an image that is fetched, ve
 
   const cache = join(folder, "cache");
   const own = { ...env, SMOLVM_IMAGE_DIR: cache };
-  const first = await example("complete", [`${origin}/registry.json`], own);
+  const first = await example("complete.js", [`${origin}/registry.json`], own);
   const lines = [
     "Available images:",
     "  [✗] hello",
@@ -72,7 +72,7 @@ test("the complete example: a registry on loopback, an image that is fetched, ve
   assert.ok(requests.includes("/kernel") && requests.includes("/rootfs"));
 
   requests.length = 0;
-  const second = await example("complete", [`${origin}/registry.json`, "hello"], own);
+  const second = await example("complete.mjs", [`${origin}/registry.json`, "hello"], own);
   assert.deepEqual(second.split("\n"), lines.with(1, "  [✓] hello"));
   assert.deepEqual(requests, ["/registry.json"], "the second time only the registry is fetched");
   assert.deepEqual(await machines(), []);
@@ -80,7 +80,7 @@ test("the complete example: a registry on loopback, an image that is fetched, ve
 
 test("the tool for untrusted code answers whatever the code does", async (context) => {
   const { env } = await machineHome(context);
-  const printed = await example("untrusted-code", [], env);
+  const printed = await example("untrusted-code.mjs", [], env);
   assert.match(printed, /> echo .*\nexit status 0\n42\n/);
   assert.match(printed, /> cat .*\nexit status 1\ncat: can't open/);
   assert.match(printed, /; while true; do :; done\ntimed out after 3 s\nworking\n/);
@@ -89,12 +89,12 @@ test("the tool for untrusted code answers whatever the code does", async (contex
 
 test("the file example brings back what the machine made", async (context) => {
   const { env } = await machineHome(context);
-  assert.equal(await example("files", [], env), "apple\nfig\npear\n\nIn the machine: fruit.txt, sorted.txt\n");
+  assert.equal(await example("files.mjs", [], env), "apple\nfig\npear\n\nIn the machine: fruit.txt, sorted.txt\n");
 });
 
 test("the port example reaches the server in the machine", async (context) => {
   const { env } = await machineHome(context);
-  assert.equal(await example("port", [], env), "200 Hello from the machine\n");
+  assert.equal(await example("port.mjs", [], env), "200 Hello from the machine\n");
 });
 
 test("every example is run by a test, and the README says how it is started", async () => {
@@ -102,7 +102,7 @@ test("every example is run by a test, and the README says how it is started", as
   const tested = await readFile(join(packageRoot(), "test", "e2e", "examples.test.ts"), "utf8");
   const readme = await readFile(join(packageRoot(), "README.md"), "utf8");
   for (const file of there) {
-    assert.ok(tested.includes(`example("${file.replace(/\.mjs$/, "")}"`), file);
-    assert.ok(readme.includes(`\`node examples/${file}`), file);
+    assert.ok(tested.includes(`example("${file.replace(/\.ts$/, ".js")}"`), file);
+    assert.ok(readme.includes(file.endsWith(".ts") ? `\`${file}\`` : `\`node examples/${file}`), file);
   }
 });
