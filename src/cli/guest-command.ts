@@ -81,10 +81,7 @@ export async function runInGuest(
 /** The library names the call whose time was up; here it is the command that somebody typed. */
 function asTyped(error: unknown): unknown {
   if (!(error instanceof OperationTimeoutError)) return error;
-  return new OperationTimeoutError("The command", error.timeoutMs, {
-    hint: "All that it started was killed. Give it more time with --timeout.",
-    cause: error,
-  });
+  return new OperationTimeoutError("The command", error.timeoutMs, { cause: error });
 }
 
 /** Keeps the output for the envelope. What a command had printed when its time was up is in it as well. */
