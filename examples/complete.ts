@@ -1,4 +1,6 @@
-// complete.mjs in TypeScript: `await using` deletes the machine whatever happens. For tsx, a compiler, or Node 24.
+// Lists the images, makes sure that one is here and verified, boots it, and runs a command in it.
+// Takes a registry (a file or an address) and the name of an image in it; without them it uses the images that smolvm
+// knows by itself, and of those "hello", whose kernel is made for Firecracker.
 import { BUILTIN_IMAGES, ImageManager, loadRegistry, VM } from "smolvm";
 
 const [from, name = "hello"] = process.argv.slice(2);
@@ -16,9 +18,14 @@ console.log(`\nUsing image: ${image.name}`);
 console.log(`  Kernel: ${image.kernelPath}`);
 console.log(`  Rootfs: ${image.rootfsPath}`);
 
-await using vm = new VM({ kernelPath: image.kernelPath, rootfsPath: image.rootfsPath });
-await vm.start();
-console.log(`\nVM started with IP: ${vm.getIp()}`);
+// A compiler, or Node 24, takes `await using vm = …` instead of the try and the finally.
+const vm = new VM({ kernelPath: image.kernelPath, rootfsPath: image.rootfsPath });
+try {
+  await vm.start();
+  console.log(`\nVM started with IP: ${vm.getIp()}`);
 
-const result = await vm.run("echo 'Hello from SmolVM!'");
-console.log(`Output: ${result.output}`);
+  const result = await vm.run("echo 'Hello from SmolVM!'");
+  console.log(`Output: ${result.output}`);
+} finally {
+  await vm.delete();
+}

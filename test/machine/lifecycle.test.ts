@@ -1,11 +1,10 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { createServer, type Server, type Socket } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, beforeEach, test, type TestContext } from "node:test";
+import { test, type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { HostError, OperationTimeoutError, VMNotFoundError, VMStateError } from "../../src/errors.js";
@@ -16,15 +15,9 @@ import { SmolVM } from "../../src/machine/index.js";
 import { claimFolder, loadState, machineFiles, machineFolder, type MachineFiles } from "../../src/machine/state.js";
 import { ForgedGuest } from "../guest/forged.js";
 import { eventually } from "./setting.js";
-import { run, standIn, state } from "./stand-in.js";
+import { homeWithoutMachines, run, standIn, state } from "./stand-in.js";
 
-let home: string;
-before(async () => {
-  home = await mkdtemp(join(tmpdir(), "smolvm-lifecycle-"));
-  process.env["SMOLVM_HOME"] = home;
-});
-beforeEach(() => rm(join(home, "machines"), { recursive: true, force: true }));
-after(() => rm(home, { recursive: true, force: true }));
+const home = homeWithoutMachines();
 
 interface Silent {
   readonly vm: SmolVM;

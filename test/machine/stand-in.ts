@@ -2,11 +2,24 @@
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
+import { mkdtempSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { after, beforeEach } from "node:test";
 
 import { smolvmHome } from "../../src/host/home.js";
 import { processIdentity, type ProcessIdentity } from "../../src/host/process.js";
 import type { MachineState } from "../../src/machine/state.js";
+
+/** Gives a test file a home of its own, in which no machine is when a test begins. */
+export function homeWithoutMachines(): string {
+  const home = mkdtempSync(join(tmpdir(), "smolvm-machines-"));
+  process.env["SMOLVM_HOME"] = home;
+  beforeEach(() => rm(join(home, "machines"), { recursive: true, force: true }));
+  after(() => rm(home, { recursive: true, force: true }));
+  return home;
+}
 
 export const TOKEN = "5b0d3c2e-0000-4000-8000-00000000abcd";
 

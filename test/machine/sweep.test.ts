@@ -1,10 +1,9 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, rm, stat, utimes, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readdir, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { after, before, beforeEach, test } from "node:test";
+import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { VMAlreadyExistsError } from "../../src/errors.js";
@@ -13,15 +12,9 @@ import { processIdentity } from "../../src/host/process.js";
 import { endWithProgram, sweep } from "../../src/machine/reaper.js";
 import { removeMachine } from "../../src/machine/remove.js";
 import { claimFolder, loadState, machineFolder, saveState } from "../../src/machine/state.js";
-import { goneIdentity, run, standIn, state, TOKEN } from "./stand-in.js";
+import { goneIdentity, homeWithoutMachines, run, standIn, state, TOKEN } from "./stand-in.js";
 
-let home: string;
-before(async () => {
-  home = await mkdtemp(join(tmpdir(), "smolvm-sweep-"));
-  process.env["SMOLVM_HOME"] = home;
-});
-beforeEach(() => rm(join(home, "machines"), { recursive: true, force: true }));
-after(() => rm(home, { recursive: true, force: true }));
+const home = homeWithoutMachines();
 
 test("a machine of a living owner is left alone", async () => {
   await claimFolder(state());

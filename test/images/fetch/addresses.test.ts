@@ -7,30 +7,34 @@ import { pathToFileURL } from "node:url";
 import type { ImageError } from "../../../src/errors.js";
 import { mirrorsOf } from "../../../src/images/fetch/mirrors.js";
 import { transferWith } from "../../../src/images/fetch/transfer.js";
-import { selfSigned } from "../../fixtures/servers/certificate.js";
 import { TestProxy } from "../../fixtures/servers/proxy.js";
 import { pause, TestServer, type Handler } from "../../fixtures/servers/server.js";
-import { attempt } from "./attempt.js";
-import { failureOf } from "./attempt.js";
-import { Folder, policyFor, sampleBytes, sha256, TRANSPORTS, withEnvironment } from "./setting.js";
-
-const BYTES = sampleBytes(100_000);
-const DIGEST = sha256(BYTES);
-const serve: Handler = (_request, reply) => reply.file(BYTES);
-const CERTIFICATE = selfSigned();
+import { attempt, failureOf } from "./attempt.js";
+import {
+  certificate,
+  Folder,
+  policyFor,
+  SAMPLE,
+  SAMPLE_DIGEST,
+  sampleBytes,
+  serveSample,
+  sha256,
+  TRANSPORTS,
+  withEnvironment,
+} from "./setting.js";
 
 for (const transport of TRANSPORTS) {
-  const policy = policyFor(transport, { ca: CERTIFICATE.cert });
+  const policy = policyFor(transport, { ca: certificate().cert });
 
   void suite(`addresses, over the ${transport} transport`, () => {
     test("redirects are followed, relative ones too", async () => {
       const { result, requests } = await attempt({
         transport,
-        bytes: BYTES,
+        bytes: SAMPLE,
         handler: (request, reply) => {
           if (request.target === "/image") return reply.status(301, { Location: "/a/b?c=d" });
           if (request.target === "/a/b?c=d") return reply.status(307, { Location: "../e%20f" });
-          return reply.file(BYTES);
+          return reply.file(SAMPLE);
         },
       });
       assert.notEqual(result, null);
@@ -43,14 +47,14 @@ for (const transport of TRANSPORTS) {
     test("ten redirects are followed, an eleventh and a circle are not", async () => {
       const chain = (length: number): Handler => {
         return (request, reply) =>
-          request.index < length ? reply.status(302, { Location: `/${request.index}` }) : reply.file(BYTES);
+          request.index < length ? reply.status(302, { Location: `/${request.index}` }) : reply.file(SAMPLE);
       };
-      assert.notEqual((await attempt({ transport, bytes: BYTES, handler: chain(10) })).result, null);
-      const { error } = await attempt({ transport, bytes: BYTES, handler: chain(11) });
+      assert.notEqual((await attempt({ transport, bytes: SAMPLE, handler: chain(10) })).result, null);
+      const { error } = await attempt({ transport, bytes: SAMPLE, handler: chain(11) });
       assert.match(error?.message ?? "", /more than 10 redirects/);
       const circle = await attempt({
         transport,
-        bytes: BYTES,
+        bytes: SAMPLE,
         handler: (request, reply) => reply.status(302, { Location: request.target === "/image" ? "/other" : "/image" }),
       });
       assert.match(circle.error?.message ?? "", /redirects in a circle/);
@@ -60,13 +64,13 @@ for (const transport of TRANSPORTS) {
     test("a redirect to what can't be fetched is an error", async () => {
       for (const location of ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://[", "javascript:1"]) {
         const handler: Handler = (_request, reply) => reply.status(302, { Location: location });
-        const { error } = await attempt({ transport, bytes: BYTES, handler });
+        const { error } = await attempt({ transport, bytes: SAMPLE, handler });
         assert.equal(error?.code, "IMAGE_DOWNLOAD_FAILED", location);
       }
     });
 
     test("credentials go to the origin they were given for, and are not shown", async () => {
-      await using elsewhere = await TestServer.start(serve);
+      await using elsewhere = await TestServer.start(serveSample);
       await using origin = await TestServer.start((request, reply) =>
         request.target === "/start"
           ? reply.status(302, { Location: "/same" })
@@ -74,7 +78,7 @@ for (const transport of TRANSPORTS) {
       );
       using folder = new Folder();
       const url = `${origin.origin.replace("//", "//user:p%40ss@")}/start`;
-      await transferWith({ urls: [url], digest: DIGEST, partial: folder.file("p") }, policy);
+      await transferWith({ urls: [url], digest: SAMPLE_DIGEST, partial: folder.file("p") }, policy);
       const expected = `Basic ${Buffer.from("user:p@ss").toString("base64")}`;
       assert.deepEqual(
         origin.requests.map((request) => request.headers.get("authorization")),
@@ -83,7 +87,7 @@ for (const transport of TRANSPORTS) {
       assert.equal(elsewhere.requests[0]?.headers.get("authorization"), undefined);
 
       const failing = url.replace(/:\d+\//, ":1/");
-      const error = await failureOf({ urls: [failing], digest: DIGEST, partial: folder.file("q") }, policy);
+      const error = await failureOf({ urls: [failing], digest: SAMPLE_DIGEST, partial: folder.file("q") }, policy);
       assert.doesNotMatch(`${error.message}${JSON.stringify(error.details)}`, /user|p%40ss/);
     });
 
@@ -92,28 +96,28 @@ for (const transport of TRANSPORTS) {
       await using origin = await TestServer.start((request, reply) =>
         request.target === "/start"
           ? reply.status(302, { Location: `${origin.origin.replace("//", "//a%zz:%ff%40@")}/end` })
-          : reply.file(BYTES),
+          : reply.file(SAMPLE),
       );
       using folder = new Folder();
       const urls = [`${origin.origin.replace("//", "//bob:100%@")}/start`];
-      await transferWith({ urls, digest: DIGEST, partial: folder.file("p") }, policy);
+      await transferWith({ urls, digest: SAMPLE_DIGEST, partial: folder.file("p") }, policy);
       assert.deepEqual(
         origin.requests.map((request) => request.headers.get("authorization")),
         ["bob:100%", "a%zz:%ff%40"].map((text) => `Basic ${Buffer.from(text).toString("base64")}`),
       );
       const through = { HTTP_PROXY: `http://me:100%@${proxy.authority}`, http_proxy: undefined, no_proxy: undefined };
       await withEnvironment({ ...through, NO_PROXY: undefined }, async () => {
-        await transferWith({ urls: [`${origin.origin}/x`], digest: DIGEST, partial: folder.file("q") }, policy);
+        await transferWith({ urls: [`${origin.origin}/x`], digest: SAMPLE_DIGEST, partial: folder.file("q") }, policy);
       });
       assert.equal(proxy.asked.length, 1);
     });
 
     test("https is verified, and given up only where a digest is pinned", async () => {
-      await using secure = await TestServer.start(serve, { tls: CERTIFICATE });
-      await using plain = await TestServer.start(serve);
+      await using secure = await TestServer.start(serveSample, { tls: certificate() });
+      await using plain = await TestServer.start(serveSample);
       await using downgrading = await TestServer.start(
         (_request, reply) => reply.status(302, { Location: `${plain.origin}/x` }),
-        { tls: CERTIFICATE },
+        { tls: certificate() },
       );
       using folder = new Folder();
       const at = (server: TestServer): { urls: string[]; partial: string } => ({
@@ -121,15 +125,15 @@ for (const transport of TRANSPORTS) {
         partial: folder.file(`p${++count}`),
       });
       let count = 0;
-      const result = await transferWith({ ...at(secure), digest: DIGEST }, policy);
-      assert.equal(sha256(readFileSync(result.path)), DIGEST);
+      const result = await transferWith({ ...at(secure), digest: SAMPLE_DIGEST }, policy);
+      assert.equal(sha256(readFileSync(result.path)), SAMPLE_DIGEST);
 
-      const untrusted = await failureOf({ ...at(secure), digest: DIGEST }, policyFor(transport));
+      const untrusted = await failureOf({ ...at(secure), digest: SAMPLE_DIGEST }, policyFor(transport));
       assert.match(untrusted.message, /self-signed certificate|unable to verify/);
       assert.match(untrusted.hint ?? "", /NODE_EXTRA_CA_CERTS/);
       const refused = await failureOf({ ...at(downgrading), digest: null }, policy);
       assert.match(refused.message, /redirected from https to http/);
-      await transferWith({ ...at(downgrading), digest: DIGEST }, policy);
+      await transferWith({ ...at(downgrading), digest: SAMPLE_DIGEST }, policy);
     });
 
     test("a server that never finishes the TLS handshake is left in time", async () => {
@@ -144,17 +148,17 @@ for (const transport of TRANSPORTS) {
     test("mirrors are tried in order, and the last error remembers them all", async () => {
       await using missing = await TestServer.start((_request, reply) => reply.status(404));
       await using wrong = await TestServer.start((_request, reply) => reply.file(sampleBytes(100_000, 3)));
-      await using good = await TestServer.start(serve);
+      await using good = await TestServer.start(serveSample);
       using folder = new Folder();
       const [a, b, c] = [`${missing.origin}/a`, `${wrong.origin}/b`, `${good.origin}/c`];
-      const result = await transferWith({ urls: [a, b, c], digest: DIGEST, partial: folder.file("p") }, policy);
+      const result = await transferWith({ urls: [a, b, c], digest: SAMPLE_DIGEST, partial: folder.file("p") }, policy);
       assert.equal(result.url, c);
 
-      const mismatch = await failureOf({ urls: [a, b, a], digest: DIGEST, partial: folder.file("q") }, policy);
+      const mismatch = await failureOf({ urls: [a, b, a], digest: SAMPLE_DIGEST, partial: folder.file("q") }, policy);
       assert.equal(mismatch.code, "IMAGE_CHECKSUM_MISMATCH");
       assert.match(mismatch.message, new RegExp(`^SHA-256 mismatch for ${b}\n`));
       const gone = await failureOf(
-        { urls: [a, `${missing.origin}/z`], digest: DIGEST, partial: folder.file("q") },
+        { urls: [a, `${missing.origin}/z`], digest: SAMPLE_DIGEST, partial: folder.file("q") },
         policy,
       );
       assert.match(gone.message, /\/z: HTTP 404/);
@@ -167,11 +171,11 @@ for (const transport of TRANSPORTS) {
 
     test("with a pinned digest a mirror goes on where another one broke; without one it starts anew", async () => {
       await using breaking = await TestServer.start((request, reply) =>
-        request.index === 0 ? reply.file(BYTES, { cutAfter: 60_000 }) : reply.status(404),
+        request.index === 0 ? reply.file(SAMPLE, { cutAfter: 60_000 }) : reply.status(404),
       );
-      await using good = await TestServer.start((_request, reply) => reply.file(BYTES, { etag: '"another"' }));
+      await using good = await TestServer.start((_request, reply) => reply.file(SAMPLE, { etag: '"another"' }));
       for (const [digest, expected] of [
-        [DIGEST, "bytes=60000-"],
+        [SAMPLE_DIGEST, "bytes=60000-"],
         [null, undefined],
       ] as const) {
         using folder = new Folder();
@@ -179,7 +183,7 @@ for (const transport of TRANSPORTS) {
         breaking.requests.length = 0;
         const urls = [`${breaking.origin}/image`, `${good.origin}/image`];
         const result = await transferWith({ urls, digest, partial: folder.file("p") }, policy);
-        assert.equal(result.contentDigest, DIGEST);
+        assert.equal(result.contentDigest, SAMPLE_DIGEST);
         assert.equal(good.requests[0]?.headers.get("range"), expected);
         assert.equal(good.requests[0]?.headers.get("if-range"), undefined);
       }
@@ -204,7 +208,7 @@ void suite("other kinds of addresses", () => {
   test("a file is copied with its holes, and gone on with only if it is still the same", async () => {
     using folder = new Folder();
     const source = folder.file("source.img");
-    const bytes = Buffer.concat([BYTES, Buffer.alloc(1_000_000), BYTES]);
+    const bytes = Buffer.concat([SAMPLE, Buffer.alloc(1_000_000), SAMPLE]);
     writeFileSync(source, bytes);
     const url = pathToFileURL(source).href;
     const result = await transferWith({ urls: [url], digest: null, partial: folder.file("p") }, policyFor("fast"));

@@ -5,9 +5,8 @@ import { ImageError, SmolVMError } from "../../../src/errors.js";
 import type { TransferPolicy } from "../../../src/images/fetch/policy.js";
 import type { TransferRequest, TransferResult } from "../../../src/images/fetch/request.js";
 import { discardPartial, transferWith } from "../../../src/images/fetch/transfer.js";
-import { selfSigned } from "../../fixtures/servers/certificate.js";
 import { TestServer, type Handler, type ServedRequest, type ServerOptions } from "../../fixtures/servers/server.js";
-import { Folder, policyFor, sha256, type TransportName } from "./setting.js";
+import { certificate, Folder, policyFor, sha256, type TransportName } from "./setting.js";
 
 export interface Trial {
   readonly transport: TransportName;
@@ -32,8 +31,6 @@ export interface Outcome {
   readonly stored: Buffer | null;
 }
 
-/** Made once: it takes longer than most trials. */
-let certificate: ReturnType<typeof selfSigned> | undefined;
 let count = 0;
 
 /** How many transfers were tried since the last call. */
@@ -51,7 +48,7 @@ export async function attempt(trial: Trial): Promise<Outcome> {
   const { transport, bytes, handler, pinned = true } = trial;
   count++;
   using folder = new Folder();
-  const tls = trial.scheme === "https" ? (certificate ??= selfSigned()) : undefined;
+  const tls = trial.scheme === "https" ? certificate() : undefined;
   await using server = await TestServer.start(handler, { tls, ...trial.server });
   const partial = folder.file("image.partial");
   const digest = pinned ? sha256(bytes) : null;

@@ -6,29 +6,32 @@ import { suite, test } from "node:test";
 import { FastTransport } from "../../../src/images/fetch/http/fast.js";
 import { proxyFor } from "../../../src/images/fetch/http/proxy.js";
 import { transferWith } from "../../../src/images/fetch/transfer.js";
-import { selfSigned } from "../../fixtures/servers/certificate.js";
 import { TestProxy } from "../../fixtures/servers/proxy.js";
-import { pause, TestServer, type Handler } from "../../fixtures/servers/server.js";
+import { pause, TestServer } from "../../fixtures/servers/server.js";
 import { failureOf } from "./attempt.js";
-import { Folder, policyFor, sampleBytes, sha256, TRANSPORTS, withEnvironment } from "./setting.js";
-
-const BYTES = sampleBytes(100_000);
-const DIGEST = sha256(BYTES);
-const serve: Handler = (_request, reply) => reply.file(BYTES);
-const CERTIFICATE = selfSigned();
+import {
+  certificate,
+  Folder,
+  policyFor,
+  SAMPLE,
+  SAMPLE_DIGEST,
+  serveSample,
+  TRANSPORTS,
+  withEnvironment,
+} from "./setting.js";
 
 for (const transport of TRANSPORTS) {
-  const policy = policyFor(transport, { ca: CERTIFICATE.cert });
+  const policy = policyFor(transport, { ca: certificate().cert });
 
   void suite(`proxies, over the ${transport} transport`, () => {
     test("proxies are used as the environment says, with their credentials", async () => {
       await using proxy = await TestProxy.start("me:secret");
-      await using plain = await TestServer.start(serve);
-      await using secure = await TestServer.start(serve, { tls: CERTIFICATE });
+      await using plain = await TestServer.start(serveSample);
+      await using secure = await TestServer.start(serveSample, { tls: certificate() });
       using folder = new Folder();
       const fetched = async (server: TestServer): Promise<void> => {
         const urls = [`${server.origin}/image`];
-        await transferWith({ urls, digest: DIGEST, partial: folder.file(`p${++count}`) }, policy);
+        await transferWith({ urls, digest: SAMPLE_DIGEST, partial: folder.file(`p${++count}`) }, policy);
       };
       let count = 0;
       const address = `http://me:secret@${proxy.authority}`;
@@ -48,7 +51,7 @@ for (const transport of TRANSPORTS) {
       assert.deepEqual(proxy.asked, []);
       await withEnvironment({ ...none, HTTPS_PROXY: `http://${proxy.authority}` }, async () => {
         const error = await failureOf(
-          { urls: [`${secure.origin}/i`], digest: DIGEST, partial: folder.file("q") },
+          { urls: [`${secure.origin}/i`], digest: SAMPLE_DIGEST, partial: folder.file("q") },
           policy,
         );
         assert.match(error.message, /the proxy 127\.0\.0\.1:\d+ refused with HTTP 407/);
@@ -56,7 +59,7 @@ for (const transport of TRANSPORTS) {
       });
       await withEnvironment({ ...none, ALL_PROXY: "socks5://127.0.0.1:1" }, async () => {
         const error = await failureOf(
-          { urls: [`${plain.origin}/i`], digest: DIGEST, partial: folder.file("q") },
+          { urls: [`${plain.origin}/i`], digest: SAMPLE_DIGEST, partial: folder.file("q") },
           policy,
         );
         assert.match(error.message, /ALL_PROXY names a proxy of a kind that is not supported/);
@@ -104,7 +107,7 @@ void suite("what is asked of a proxy", () => {
   });
 
   test("any answer of success to CONNECT opens the tunnel", async () => {
-    await using secure = await TestServer.start(serve, { tls: CERTIFICATE });
+    await using secure = await TestServer.start(serveSample, { tls: certificate() });
     const proxy = createServer((client) => {
       client.on("error", () => undefined); // it hangs up in the end
       client.once("data", () => {
@@ -120,8 +123,8 @@ void suite("what is asked of a proxy", () => {
       using folder = new Folder();
       const address = `http://127.0.0.1:${(proxy.address() as AddressInfo).port}`;
       await withEnvironment({ HTTPS_PROXY: address, https_proxy: undefined, no_proxy: undefined }, async () => {
-        const request = { urls: [`${secure.origin}/x`], digest: DIGEST, partial: folder.file("p") };
-        await transferWith(request, policyFor("fast", { ca: CERTIFICATE.cert }));
+        const request = { urls: [`${secure.origin}/x`], digest: SAMPLE_DIGEST, partial: folder.file("p") };
+        await transferWith(request, policyFor("fast", { ca: certificate().cert }));
       });
     } finally {
       proxy.close();
@@ -132,7 +135,7 @@ void suite("what is asked of a proxy", () => {
 void suite("a connection that is used again", () => {
   test("and that the server has closed meanwhile is replaced by a new one", async () => {
     await using server = await TestServer.start(async (_request, reply) => {
-      await reply.file(BYTES);
+      await reply.file(SAMPLE);
       setTimeout(() => reply.close(), 20);
     });
     const transport = new FastTransport(policyFor("fast"));
@@ -143,7 +146,7 @@ void suite("a connection that is used again", () => {
           { url: new URL(server.origin), headers: {}, signal: new AbortController().signal },
           { head: () => true, data: (bytes) => (received += bytes.length) > 0 },
         );
-        assert.equal(received, BYTES.length);
+        assert.equal(received, SAMPLE.length);
         await pause(60);
       }
       assert.equal(server.connections, 3);

@@ -4,6 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 import { DEFAULT_POLICY, type TransferPolicy } from "../../../src/images/fetch/policy.js";
+import { selfSigned } from "../../fixtures/servers/certificate.js";
+import type { Handler } from "../../fixtures/servers/server.js";
 
 export const TRANSPORTS = ["fast", "simple"] as const;
 export type TransportName = (typeof TRANSPORTS)[number];
@@ -88,4 +90,16 @@ export async function withEnvironment(
     for (const name of Object.keys(changes)) Reflect.deleteProperty(process.env, name);
     Object.assign(process.env, before);
   }
+}
+
+/** An image for the tests that are about something else, and a server that has it. */
+export const SAMPLE = sampleBytes(100_000);
+export const SAMPLE_DIGEST = sha256(SAMPLE);
+export const serveSample: Handler = (_request, reply) => reply.file(SAMPLE);
+
+let made: ReturnType<typeof selfSigned> | undefined;
+
+/** The certificate of every server on https. Made once: it takes longer than most transfers here. */
+export function certificate(): ReturnType<typeof selfSigned> {
+  return (made ??= selfSigned());
 }

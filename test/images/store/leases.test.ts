@@ -1,28 +1,12 @@
 import assert from "node:assert/strict";
 import { mkdirSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { test, type TestContext } from "node:test";
+import { test } from "node:test";
 
-import { ImageManager } from "../../../src/images/index.js";
-import { ImageStore } from "../../../src/images/store/index.js";
-import { content, Origin, scratch } from "../setting.js";
-
-async function setting(t: TestContext) {
-  const origin = await Origin.start(t);
-  const folder = scratch(t);
-  const cacheDir = join(folder, "images");
-  const before = process.env["SMOLVM_HOME"];
-  process.env["SMOLVM_HOME"] = folder;
-  t.after(() => {
-    if (before === undefined) delete process.env["SMOLVM_HOME"];
-    else process.env["SMOLVM_HOME"] = before;
-  });
-  const registry = { hello: origin.publish("hello", content(), { pinned: true }) };
-  return { folder, cacheDir, manager: new ImageManager({ cacheDir, registry }), store: new ImageStore(cacheDir) };
-}
+import { ownCache } from "./setting.js";
 
 test("a lease of a container into which nobody can look lasts as long as its process gives a sign", async (t) => {
-  const { manager, store, cacheDir } = await setting(t);
+  const { manager, store, cacheDir } = await ownCache(t);
   const image = await manager.ensureImage("hello");
   t.mock.timers.enable({ apis: ["setInterval"] });
   const lease = await store.lease([image.rootfsPath], { vmId: "vm-4" });
@@ -41,7 +25,7 @@ test("a lease of a container into which nobody can look lasts as long as its pro
 });
 
 test("a detached machine's lease is kept fresh by whoever sees the machine", async (t) => {
-  const { manager, store, folder, cacheDir } = await setting(t);
+  const { manager, store, folder, cacheDir } = await ownCache(t);
   const image = await manager.ensureImage("hello");
   mkdirSync(join(folder, "machines", "vm-5"), { recursive: true });
   await store.lease([image.rootfsPath], { vmId: "vm-5" });

@@ -11,32 +11,16 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { test, type TestContext } from "node:test";
+import { test } from "node:test";
 
 import { processIdentity } from "../../../src/host/process.js";
 import { ImageManager } from "../../../src/images/index.js";
-import { ImageStore } from "../../../src/images/store/index.js";
 import { startEnsure } from "../children/run.js";
-import { content, Origin, scratch, sha256 } from "../setting.js";
-
-async function setting(t: TestContext) {
-  const origin = await Origin.start(t);
-  const files = content();
-  const folder = scratch(t);
-  const cacheDir = join(folder, "images");
-  const before = process.env["SMOLVM_HOME"];
-  process.env["SMOLVM_HOME"] = folder;
-  t.after(() => {
-    if (before === undefined) delete process.env["SMOLVM_HOME"];
-    else process.env["SMOLVM_HOME"] = before;
-  });
-  const registry = { hello: origin.publish("hello", files, { pinned: true }) };
-  const manager = new ImageManager({ cacheDir, registry });
-  return { origin, files, folder, cacheDir, registry, manager, store: new ImageStore(cacheDir) };
-}
+import { content, sha256 } from "../setting.js";
+import { ownCache } from "./setting.js";
 
 test("a machine's lease gives it the immutable blobs, and keeps its image from being removed and pruned", async (t) => {
-  const { manager, store, files, cacheDir } = await setting(t);
+  const { manager, store, files, cacheDir } = await ownCache(t);
   const image = await manager.ensureImage("hello");
   const lease = await store.lease([image.kernelPath, "/boot/vmlinuz", image.rootfsPath], { vmId: "vm-1" });
   const [kernel = "", other, rootfs = ""] = lease.paths;
@@ -60,7 +44,7 @@ test("a machine's lease gives it the immutable blobs, and keeps its image from b
 });
 
 test("a lease outlives the process that took it for as long as the machine's folder exists", async (t) => {
-  const { manager, store, folder, cacheDir } = await setting(t);
+  const { manager, store, folder, cacheDir } = await ownCache(t);
   const image = await manager.ensureImage("hello");
   const machine = join(folder, "machines", "vm-2");
   mkdirSync(machine, { recursive: true });
@@ -77,7 +61,7 @@ test("a lease outlives the process that took it for as long as the machine's fol
 });
 
 test("a blob that has lost its name is linked anew when a machine wants it", async (t) => {
-  const { manager, store, files, cacheDir } = await setting(t);
+  const { manager, store, files, cacheDir } = await ownCache(t);
   const image = await manager.ensureImage("hello");
   rmSync(join(cacheDir, ".blobs"), { recursive: true });
   const { paths } = await store.lease([image.rootfsPath], { vmId: "vm-3" });
@@ -86,7 +70,7 @@ test("a blob that has lost its name is linked anew when a machine wants it", asy
 });
 
 test("prune removes what is left over, says so before, and counts what the disk gets back", async (t) => {
-  const { manager, store, cacheDir, files } = await setting(t);
+  const { manager, store, cacheDir, files } = await ownCache(t);
   await manager.ensureImage("hello");
   const orphan = Buffer.alloc(100_000, "x");
   const place = (path: string, bytes: Buffer | string, ageMs: number): void => {
@@ -135,7 +119,7 @@ test("prune removes what is left over, says so before, and counts what the disk 
 });
 
 test("a folder of temporary files whose owner is about to say so is left alone", async (t) => {
-  const { manager, cacheDir } = await setting(t);
+  const { manager, cacheDir } = await ownCache(t);
   for (const [name, ageMs] of [["young", 0] as const, ["old", 2 * 3_600_000] as const]) {
     const folder = join(cacheDir, ".tmp", name);
     mkdirSync(folder, { recursive: true });
@@ -147,7 +131,7 @@ test("a folder of temporary files whose owner is about to say so is left alone",
 });
 
 test("folders and files where smolvm keeps something else are skipped or set aside", async (t) => {
-  const { manager, cacheDir, registry, files, origin } = await setting(t);
+  const { manager, cacheDir, registry, files, origin } = await ownCache(t);
   const key = sha256(files.rootfs);
   for (const folder of [
     `.sources/${key}.json`,
@@ -173,7 +157,7 @@ test("folders and files where smolvm keeps something else are skipped or set asi
 });
 
 test("removing an image leaves what somebody else has put into its folder, and says so", async (t) => {
-  const { manager, cacheDir } = await setting(t);
+  const { manager, cacheDir } = await ownCache(t);
   await manager.ensureImage("hello");
   const notes = join(cacheDir, "hello", "notes.txt");
   writeFileSync(notes, "mine");
@@ -186,7 +170,7 @@ test("removing an image leaves what somebody else has put into its folder, and s
 });
 
 test("a lease that can't be read stops prune before it removes anything", async (t) => {
-  const { manager, cacheDir } = await setting(t);
+  const { manager, cacheDir } = await ownCache(t);
   await manager.ensureImage("hello");
   rmSync(join(cacheDir, "hello"), { recursive: true });
   writeFileSync(join(cacheDir, ".leases", "torn.json"), "{");
@@ -195,7 +179,7 @@ test("a lease that can't be read stops prune before it removes anything", async 
 });
 
 test("removing an image frees its content unless another image has it too", async (t) => {
-  const { origin, files, cacheDir, registry } = await setting(t);
+  const { origin, files, cacheDir, registry } = await ownCache(t);
   const other = origin.publish("other", { kernel: files.kernel, rootfs: content().rootfs }, { pinned: true });
   const manager = new ImageManager({ cacheDir, registry: { ...registry, other } });
   await manager.ensureImage("hello");
@@ -210,7 +194,7 @@ test("removing an image frees its content unless another image has it too", asyn
 });
 
 test("prune and installs at the same time: every install succeeds and every image is whole", async (t) => {
-  const { origin, files, cacheDir } = await setting(t);
+  const { origin, files, cacheDir } = await ownCache(t);
   const versions = [files, content()];
   const registries = versions.map((version, index) => ({
     hello: origin.publish("hello", version, { pinned: true, folder: `v${index}` }),
