@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { access, chmod, readFile, writeFile } from "node:fs/promises";
+import { createServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
 
@@ -165,6 +166,27 @@ test("image verify finds a flipped byte, says what was expected, and pull mends 
   assert.equal((await smolvm(["image", "verify", "one"], { env })).status, 0);
 });
 
+test("verify and rm go through all that they are given, also where one of them fails", async (context) => {
+  const { env } = await serveImages(context);
+  await smolvm(["image", "pull", "one", "two"], { env });
+  const verified = await smolvm(["image", "verify", "ghost", "two", "one"], { env });
+  assert.equal(verified.status, 1);
+  assert.equal(verified.stdout.toString(), "✓ two\n✓ one\n");
+  assert.match(verified.stderr, /'ghost'/);
+
+  const removed = envelopeOf(await smolvm(["image", "rm", "one", "ghost", "two", "--json"], { env }));
+  assert.equal(removed.exitCode, 1);
+  const rows = removed.data as { name: string; ok: boolean; freedBytes?: number; error: { code: string } | null }[];
+  assert.deepEqual(
+    rows.map(({ name, ok, freedBytes = 0, error }) => [name, ok, freedBytes > 0, error?.code]),
+    [
+      ["one", true, true, undefined],
+      ["ghost", false, false, removed.error?.code],
+      ["two", true, true, undefined],
+    ],
+  );
+});
+
 test("image inspect prints the digests and paths as JSON", async (context) => {
   const { env } = await serveImages(context);
   await smolvm(["image", "pull", "one"], { env });
@@ -210,8 +232,15 @@ test("an image goes to another cache through an archive, without the network", a
 test("what is here needs no server of a registry", async (context) => {
   const { env, folder } = await serveImages(context);
   assert.equal((await smolvm(["image", "pull", "one"], { env })).status, 0);
-  // Nobody listens there.
-  const away = { ...env, SMOLVM_REGISTRY: "http://127.0.0.1:1/registry.json" };
+  let asked = 0;
+  const closed = createServer((socket) => {
+    asked += 1;
+    socket.destroy();
+  }).listen(0, "127.0.0.1");
+  context.after(() => closed.close());
+  await once(closed, "listening");
+  const address = `http://127.0.0.1:${(closed.address() as AddressInfo).port}`;
+  const away = { ...env, SMOLVM_REGISTRY: `${address}/registry.json` };
   const archive = join(folder, "one.smolvm");
   for (const args of [
     ["export", "one", archive],
@@ -220,19 +249,19 @@ test("what is here needs no server of a registry", async (context) => {
     ["import", archive],
     ["prune", "--yes"],
   ]) {
-    const from = performance.now();
     const ran = await smolvm(["image", ...args], { env: away });
     assert.equal(ran.status, 0, `${args[0] ?? ""}: ${ran.stderr}`);
-    assert.ok(performance.now() - from < 1_500, `${args[0] ?? ""} did not try the registry`);
+    assert.equal(asked, 0, `${args[0] ?? ""} did not try the registry`);
     assert.ok(!ran.stderr.includes("registry"), ran.stderr);
   }
+  closed.close();
   for (const args of [["ls"], ["inspect", "one"], ["verify"]]) {
     const ran = await smolvm(["image", ...args], { env: away });
     assert.equal(ran.status, 0, ran.stderr);
     assert.match(ran.stdout.toString(), /one/);
   }
   const listed = await smolvm(["image", "ls"], { env: away });
-  assert.match(listed.stderr, /Download failed for http:\/\/127\.0\.0\.1:1.*\n.*only what is here is known/);
+  assert.match(listed.stderr, /Download failed for http:\/\/127\.0\.0\.1:.*\n.*only what is here is known/);
   const unknown = await smolvm(["image", "rm", "two"], { env });
   assert.match(unknown.stderr, /Image 'two' is not in the cache/, "the registry knows it");
 });

@@ -1,8 +1,9 @@
-import type { ImageManager, VerifyReport } from "../../images/index.js";
-import { defineCommand } from "../command.js";
+import type { VerifyReport } from "../../images/index.js";
+import { defineCommand, type Invocation } from "../command.js";
 import { STATUS } from "../failure.js";
 import { IMAGE_OPTIONS, managerOfWhatIsKnown, withCached } from "../images.js";
 import { Progress } from "../progress.js";
+import { forEachName } from "../several.js";
 import { print, red } from "../terminal.js";
 
 export const imageVerify = defineCommand({
@@ -11,25 +12,38 @@ export const imageVerify = defineCommand({
   positionals: [{ name: "NAME", optional: true, repeat: true, completes: "image" }],
   options: { ...IMAGE_OPTIONS },
   examples: ["smolvm image verify", "smolvm image verify hello && echo whole"],
-  async run({ positionals, options }, { signal }) {
+  async run({ positionals, options }, invocation) {
     const names = positionals.length > 0 ? positionals : await cachedNames(options);
-    const reports: VerifyReport[] = [];
-    {
-      using progress = new Progress();
-      for (const name of names) {
-        const verify = (manager: ImageManager) => manager.verify(name, { signal, onProgress: progress.image });
-        reports.push(await withCached(options, verify));
-      }
-    }
-    const damaged = reports.filter((report) => !report.ok);
-    for (const report of damaged) explain(report);
+    const { done, ...outcome } = await forEachName(
+      names,
+      invocation,
+      verifyWith(options, invocation),
+      (name, { ok }) => (ok ? `✓ ${name}` : `✗ ${name}`),
+    );
+    const rows = [...done].map(([name, { ok, told, error }]) => ({
+      name,
+      ok: told?.ok ?? ok,
+      assets: [],
+      ...told,
+      error,
+    }));
+    const damaged = rows.filter(({ ok, error }) => !ok && error === null).map(({ name }) => name);
     return {
-      data: reports,
-      text: reports.map(({ name, ok }) => `${ok ? "✓" : "✗"} ${name}\n`).join(""),
+      ...outcome,
+      data: rows,
       ...(damaged.length === 0 ? {} : { exitCode: STATUS.failed, error: failure(damaged) }),
     };
   },
 });
+
+function verifyWith(options: { readonly registry: string | undefined }, { signal }: Invocation) {
+  return async (name: string): Promise<VerifyReport> => {
+    using progress = new Progress();
+    const report = await withCached(options, (manager) => manager.verify(name, { signal, onProgress: progress.image }));
+    explain(report);
+    return report;
+  };
+}
 
 async function cachedNames(options: { readonly registry: string | undefined }): Promise<string[]> {
   const manager = await managerOfWhatIsKnown(options);
@@ -44,8 +58,7 @@ function explain({ name, assets }: VerifyReport): void {
   }
 }
 
-function failure(damaged: readonly VerifyReport[]) {
-  const names = damaged.map(({ name }) => name);
+function failure(names: readonly string[]) {
   return {
     exitCode: STATUS.failed,
     code: "IMAGE_CHECKSUM_MISMATCH",
