@@ -16,13 +16,14 @@ export function isLz4Legacy(data: Uint8Array): boolean {
  */
 export function unpackLz4Legacy(data: Buffer, limit: number): Buffer {
   const blocks: Buffer[] = [];
+  const scratch = Buffer.allocUnsafe(BLOCK_LIMIT);
   let total = 0;
   for (let at = 4; at + 8 <= data.length;) {
     const length = data.readUInt32LE(at);
     at += 4;
     if (length === MAGIC) continue; // a further frame
     if (length === 0 || at + length > data.length) throw damaged();
-    const block = unpackBlock(data.subarray(at, at + length));
+    const block = unpackBlock(data.subarray(at, at + length), scratch);
     total += block.length;
     if (total > limit) throw damaged();
     blocks.push(block);
@@ -32,8 +33,7 @@ export function unpackLz4Legacy(data: Buffer, limit: number): Buffer {
   return Buffer.concat(blocks);
 }
 
-function unpackBlock(source: Buffer): Buffer {
-  const target = Buffer.allocUnsafe(BLOCK_LIMIT);
+function unpackBlock(source: Buffer, target: Buffer): Buffer {
   let at = 0;
   let out = 0;
   /** 15 in the token means that more follows, byte by byte, as long as they are 255. */

@@ -2,7 +2,7 @@ import { ImageError } from "../errors.js";
 import { ByteReader } from "./byte-reader.js";
 
 const BLOCK = 512;
-/** Extended headers and long names are kept in memory, so they are bounded. */
+/** Extended headers and long names are kept in memory, so those of one entry, and those for all, are bounded. */
 const MAX_EXTENSION = 1024 * 1024;
 
 export type TarType = "file" | "directory" | "symlink" | "link" | "character" | "block" | "fifo";
@@ -57,6 +57,7 @@ export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerato
 async function* readEntries(reader: ByteReader): AsyncGenerator<TarEntry, void, undefined> {
   const globals = new Map<string, Buffer>();
   let extension = new Map<string, Buffer>();
+  let [globalBytes, ownBytes] = [0, 0];
   for (;;) {
     const header = await reader.take(BLOCK);
     if (header === null) throw broken("ends without an end mark");
@@ -65,6 +66,9 @@ async function* readEntries(reader: ByteReader): AsyncGenerator<TarEntry, void, 
     const kind = String.fromCharCode(header[156] as number);
     const size = number(header, 124, 12, "size");
     if (kind === "x" || kind === "g" || kind === "L" || kind === "K") {
+      if (kind === "g") globalBytes += size;
+      else ownBytes += size;
+      if (Math.max(globalBytes, ownBytes) > MAX_EXTENSION) throw broken("has extended headers of over a mebibyte");
       const data = await readExtension(reader, size);
       if (kind === "g") parsePax(data, globals);
       else if (kind === "x") parsePax(data, extension);
@@ -73,6 +77,7 @@ async function* readEntries(reader: ByteReader): AsyncGenerator<TarEntry, void, 
     }
     const entry = makeEntry(header, kind, size, new Map([...globals, ...extension]), reader);
     extension = new Map();
+    ownBytes = 0;
     const end = reader.position + entry.size;
     yield entry;
     await skip(reader, end - reader.position + padding(entry.size));
@@ -178,7 +183,6 @@ function number(header: Buffer, at: number, length: number, field: string): numb
 }
 
 async function readExtension(reader: ByteReader, size: number): Promise<Buffer> {
-  if (size > MAX_EXTENSION) throw broken(`has an extended header of ${size} bytes`);
   const data = await reader.take(size);
   if (data === null) throw broken("ends in the middle of a header");
   await skip(reader, padding(size));

@@ -39,16 +39,16 @@ async function filter(program: string, data: Buffer, what: string, limit: number
   child.stderr.on("data", (chunk: Buffer) => errors.push(chunk));
   child.stdin.on("error", () => undefined); // it ended early: its exit status says why
   child.stdin.end(data);
-  await new Promise<void>((resolve, reject) => {
+  const status = await new Promise<number | null>((resolve, reject) => {
     child.once("error", reject);
-    child.once("close", () => resolve());
+    child.once("close", resolve);
   });
-  const unpacked = Buffer.concat(chunks);
-  // What follows the compressed data, such as the size that kernels append, makes the program fail after it has given all.
-  if (total > limit || unpacked.length === 0) {
+  // The unpacked size, which the kernel's build appends, makes the program fail after it has given all. A cut makes it fail as well.
+  const whole = status === 0 || (data.length >= 4 && data.readUInt32LE(data.length - 4) === total);
+  if (total > limit || !whole) {
     const reason =
       total > limit ? `it unpacks to more than ${limit} bytes` : Buffer.concat(errors).toString("utf8").trim();
     throw new ImageError("IMAGE_INVALID", `${what} is damaged: ${reason}.`);
   }
-  return unpacked;
+  return Buffer.concat(chunks);
 }

@@ -60,3 +60,8 @@ export async function confirm(question: string, signal: AbortSignal): Promise<bo
 export function canAsk(): boolean {
   return process.stdin.isTTY && process.stderr.isTTY;
 }
+
+/** Nothing has to be asked: the user has said yes, or it is a CI job, where nobody could and its machine is thrown away. */
+export function agreedBeforehand(yes: boolean): boolean {
+  return yes || process.env["CI"] === "true";
+}

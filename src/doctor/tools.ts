@@ -22,11 +22,16 @@ async function ask(tool: HostTool, signal: AbortSignal): Promise<Finding> {
       },
     };
   }
-  const { stdout } = await runTool(tool.name, ["--version"], { signal: AbortSignal.any([signal, deadline()]) });
-  const version = /\d+(?:\.\d+)+/.exec(stdout)?.[0];
-  return version === undefined
-    ? { status, detail: "does not say its version.", mend: { say: installHint(tool.name) } }
-    : { status: "ok", detail: version };
+  try {
+    const { stdout } = await runTool(tool.name, ["--version"], { signal: AbortSignal.any([signal, deadline()]) });
+    const version = /\d+(?:\.\d+)+/.exec(stdout)?.[0];
+    if (version !== undefined) return { status: "ok", detail: version };
+    return { status, detail: "does not say its version.", mend: { say: installHint(tool.name) } };
+  } catch (error) {
+    signal.throwIfAborted();
+    const reason = error instanceof Error ? error.message : String(error);
+    return { status, detail: `can't be started: ${reason}`, mend: { say: installHint(tool.name) } };
+  }
 }
 
 const deadline = (): AbortSignal => AbortSignal.timeout(10_000);

@@ -89,6 +89,9 @@ const wrong: Readonly<Record<string, readonly [file: () => Buffer, arch: "x86_64
   "a kernel for another machine": [() => bzImage(gzipSync(elf({ machine: 183, notes: [], filler: 9 }))), "x86_64"],
   "gzip data cut short": [() => bzImage(gzipSync(vmlinux).subarray(0, -100)), "x86_64"],
   "LZ4 data cut short": [() => bzImage(filter("lz4", ["-l", "-c"], vmlinux).subarray(0, -100)), "x86_64"],
+  // Each gives a good part of the kernel before it is found to be cut.
+  "xz data cut short": [() => bzImage(filter("xz", ["--block-size=65536", "-c"], vmlinux).subarray(0, -100)), "x86_64"],
+  "zstd data cut short": [() => bzImage(filter("zstd", ["-c"], vmlinux).subarray(0, -9)), "x86_64"],
   "xz data that is none": [() => bzImage(Buffer.from("fd377a585a0000000000000000000000", "hex")), "x86_64"],
   "an x86 kernel for arm64": [() => bzImage(gzipSync(vmlinux)), "arm64"],
 };

@@ -150,6 +150,16 @@ const damaged: readonly (readonly [what: string, archive: () => Buffer])[] = [
       ]),
   ],
   ["a PAX header beyond bounds", () => archiveOf([{ kind: "x", name: "x", data: Buffer.alloc(2 * 1024 * 1024, "x") }])],
+  [
+    "a file with many PAX headers, beyond bounds together",
+    () => {
+      const many = Array.from({ length: 30 }, (_, at) => pax({ [`SCHILY.xattr.user.${at}`]: "x".repeat(60_000) }));
+      return archiveOf([
+        ...many.map((data) => ({ kind: "x", name: "x", data })),
+        { kind: "0", name: "a", data: Buffer.alloc(0) },
+      ]);
+    },
+  ],
   ["a GNU sparse file", () => archiveOf([{ kind: "S", name: "s", data: Buffer.alloc(0) }])],
   [
     "a PAX sparse file",

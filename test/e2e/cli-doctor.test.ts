@@ -60,6 +60,18 @@ test("doctor fails where QEMU is missing, and says what installs it", async (con
   assert.equal(checks.get("boot")?.status, "failure");
 });
 
+test("a program that machines don't need is a warning where it is broken", async (context) => {
+  const { env, folder } = await machineHome(context);
+  const optional = hostTools().filter((tool) => !tool.required);
+  assert.ok(optional.length > 0);
+  const bin = join(folder, "bin");
+  await mkdir(bin);
+  for (const { name } of optional) await writeFile(join(bin, name), "#!/bin/sh\nexit 3\n", { mode: 0o755 });
+  const ran = await smolvm(["doctor", "--json"], { env: { ...env, PATH: `${bin}:${process.env["PATH"] ?? ""}` } });
+  assert.equal(ran.status, 0, ran.stderr);
+  for (const { name } of optional) assert.equal(checksOf(ran).get(name)?.status, "warning", name);
+});
+
 test("doctor finds a damaged image; --fix asks first, and mends it with --yes", async (context) => {
   const { env, folder } = await serveImages(context);
   const shared = await machineHome(context);
@@ -76,6 +88,11 @@ test("doctor finds a damaged image; --fix asks first, and mends it with --yes", 
   const found = checksOf(await smolvm(["doctor", "--fix", "--json"], { env })).get("images");
   assert.deepEqual([found?.status, found?.detail, found?.fixable], ["failure", "Damaged: one.", true]);
   assert.equal(found?.mend, "Run: smolvm image pull one");
+
+  const away = { ...env, SMOLVM_REGISTRY: join(folder, "no-registry.json") };
+  const failed = await smolvm(["doctor", "--fix", "--yes", "--json"], { env: away });
+  assert.equal(checksOf(failed).get("images")?.status, "failure", "what did not help is said, and doctor goes on");
+  assert.match(failed.stderr, /no-registry\.json/);
 
   const mended = await smolvm(["doctor", "--fix", "--yes", "--json"], { env });
   assert.equal(checksOf(mended).get("images")?.status, "ok", mended.stderr);

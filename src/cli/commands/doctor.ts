@@ -1,13 +1,14 @@
 import type { Check, Finding } from "../../doctor/index.js";
 import { defineCommand, type Failure, type Invocation } from "../command.js";
-import { describeFailure, STATUS } from "../failure.js";
+import { describeFailure, printFailure, STATUS } from "../failure.js";
 import { writeOut } from "../output.js";
-import { canAsk, confirm, print } from "../terminal.js";
+import { agreedBeforehand, canAsk, confirm, print } from "../terminal.js";
 
 export const doctor = defineCommand({
   summary: "Check that machines can run here, by running one",
   description: `Every check does what it is about: programs are started, files written, images read in full, and a
-machine is booted under a deadline. Exit status 0 when machines run, warnings or not; 1 when something fails.`,
+machine is booted under a deadline. Exit status 0 when machines run, warnings or not; 1 when something fails.
+With CI=true set --fix does not ask.`,
   options: {
     fix: { summary: "Mend what smolvm can mend, after asking, and check that again" },
     yes: { short: "y", summary: "With --fix: do not ask" },
@@ -66,13 +67,19 @@ async function mend(
     done.add(fix.what);
     if (!(await agreed(fix.what, yes, invocation.signal))) continue;
     print(`smolvm: ${fix.what}`);
-    await fix.run(invocation.signal);
+    try {
+      await fix.run(invocation.signal);
+    } catch (error) {
+      // The others may help all the same; that this one has not is found again below.
+      invocation.signal.throwIfAborted();
+      printFailure(describeFailure(error, STATUS.failed), invocation.debug ? error : undefined);
+    }
   }
   await examine(again, results, invocation);
 }
 
 async function agreed(what: string, yes: boolean, signal: AbortSignal): Promise<boolean> {
-  if (yes || process.env["CI"] === "true") return true;
+  if (agreedBeforehand(yes)) return true;
   if (canAsk()) return confirm(`${what[0]?.toUpperCase() ?? ""}${what.slice(1)}?`, signal);
   print(`smolvm: to ${what}, run: smolvm doctor --fix --yes`);
   return false;

@@ -1,7 +1,7 @@
 import { HostError } from "../../errors.js";
 import type { SetupPlan } from "../../host/setup.js";
 import { defineCommand, type Outcome } from "../command.js";
-import { canAsk, confirm, print } from "../terminal.js";
+import { agreedBeforehand, canAsk, confirm, print } from "../terminal.js";
 
 export const setup = defineCommand({
   summary: "Install what machines need from the system",
@@ -46,7 +46,7 @@ function requireCommands(plan: SetupPlan): void {
 }
 
 async function agreed(yes: boolean, plan: SetupPlan, signal: AbortSignal): Promise<boolean> {
-  if (yes || process.env["CI"] === "true") return true;
+  if (agreedBeforehand(yes)) return true;
   if (canAsk()) {
     const packages = plan.commands.length === 1 ? "this command" : "these commands";
     return confirm(`Run ${packages}?`, signal);
