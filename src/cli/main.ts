@@ -16,7 +16,8 @@ export async function main(argv: readonly string[]): Promise<number> {
   try {
     // Also for words that are no command: what asked for an envelope gets one.
     const found = await commandAt(argv, globals).catch((error: unknown) => {
-      globals.json ||= argv.slice(0, argv.indexOf("--") >>> 0).includes("--json");
+      const end = argv.indexOf("--");
+      globals.json ||= argv.slice(0, end === -1 ? undefined : end).includes("--json");
       throw error;
     });
     name = found.name;

@@ -17,7 +17,7 @@ export async function forEachName<Told extends object>(
   names: readonly string[],
   { json, debug, signal }: Invocation,
   action: (name: string) => Promise<Told | null>,
-  line = (name: string, _told: Told): string => name,
+  line: (name: string, told: Told) => string = (name) => name,
 ): Promise<Outcome & { readonly done: ReadonlyMap<string, Done<Told>> }> {
   const done = new Map<string, Done<Told>>();
   const failures: Failure[] = [];

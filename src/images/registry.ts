@@ -5,8 +5,9 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { HostError, ImageError, ValidationError } from "../errors.js";
-import { ImageSource, type ImageSourceFields } from "./source.js";
 import { isErrno } from "../host/errno.js";
+import { isObject } from "../json.js";
+import { ImageSource, type ImageSourceFields } from "./source.js";
 
 /** A registry lists images by name, a few hundred bytes each. */
 const MAX_BYTES = 4 * 1024 * 1024;
@@ -106,10 +107,6 @@ function refuseUnknown(value: Readonly<Record<string, unknown>>, allowed: readon
 function objectAt(value: unknown, where: string): Record<string, unknown> {
   if (!isObject(value)) throw new ValidationError(`${where} must be a JSON object`);
   return value;
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 async function readLocal(fileOrUrl: string): Promise<string> {

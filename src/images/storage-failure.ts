@@ -1,7 +1,6 @@
-import { statfsSync } from "node:fs";
-
-import { HostError, ImageError, SmolVMError } from "../errors.js";
+import { HostError, SmolVMError } from "../errors.js";
 import { isErrno } from "../host/errno.js";
+import { noSpace } from "./free-space.js";
 
 /** What a file system answers when something may not be written there. */
 export const NOT_WRITABLE = ["EROFS", "EACCES", "EPERM"] as const;
@@ -41,34 +40,4 @@ export function failureAtEdge(error: unknown, cacheDir: string, signal: AbortSig
     details: { cacheDir },
     cause: error,
   });
-}
-
-/** Throws before a write of that size is begun in vain. */
-export function assertSpace(cacheDir: string, neededBytes: number): void {
-  const freeBytes = freeSpace(cacheDir);
-  if (freeBytes !== null && freeBytes < neededBytes) throw noSpace(cacheDir, neededBytes, undefined);
-}
-
-function noSpace(cacheDir: string, neededBytes: number | undefined, cause: unknown): ImageError {
-  const freeBytes = freeSpace(cacheDir);
-  const needed = neededBytes === undefined ? "" : `${mebibytes(neededBytes)} needed, `;
-  const free = freeBytes === null ? "free space unknown" : `${mebibytes(freeBytes)} free`;
-  return new ImageError("IMAGE_NO_SPACE", `No space left in the image cache '${cacheDir}': ${needed}${free}.`, {
-    hint: "Free some space (smolvm image prune), or choose another folder with SMOLVM_IMAGE_DIR.",
-    details: { cacheDir, neededBytes: neededBytes ?? null, freeBytes },
-    cause,
-  });
-}
-
-function freeSpace(folder: string): number | null {
-  try {
-    const { bavail, bsize } = statfsSync(folder);
-    return bavail * bsize;
-  } catch {
-    return null; // only makes the message poorer, and the failure that is being reported matters more
-  }
-}
-
-function mebibytes(bytes: number): string {
-  return `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 }

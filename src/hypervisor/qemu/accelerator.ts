@@ -6,9 +6,9 @@ import { join } from "node:path";
 
 import { HostError } from "../../errors.js";
 import type { GuestArch } from "../../guest/index.js";
+import { isObject } from "../../json.js";
 import type { Accelerator } from "../types.js";
 import { bootKey, programKey, recallVerdict, rememberVerdict } from "../verdicts.js";
-import { isRecord } from "./qmp.js";
 
 export interface AcceleratorChoice {
   readonly accelerator: Accelerator;
@@ -69,7 +69,7 @@ async function judge(
   const name = `accelerator-${native}-${arch}`;
   const key = `${await bootKey()} ${await programKey(binary)}`;
   const known = await recallVerdict(name, key);
-  if (isRecord(known) && typeof known["works"] === "boolean" && typeof known["seen"] === "string") {
+  if (isObject(known) && typeof known["works"] === "boolean" && typeof known["seen"] === "string") {
     return { works: known["works"], seen: known["seen"] };
   }
   const verdict = await probeAccelerator(native, arch, binary);
@@ -83,7 +83,7 @@ async function kvmRefusal(): Promise<string | null> {
     await access("/dev/kvm", constants.R_OK | constants.W_OK);
     return null;
   } catch (error) {
-    const missing = isRecord(error) && error["code"] === "ENOENT";
+    const missing = isObject(error) && error["code"] === "ENOENT";
     return missing ? "there is no /dev/kvm" : "/dev/kvm is there, but this user may not open it";
   }
 }

@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { HostError } from "../../errors.js";
 import type { GuestArch } from "../../guest/index.js";
 import { requireTool } from "../../host/tools.js";
+import { isObject } from "../../json.js";
 import { programKey, recallVerdict, rememberVerdict } from "../verdicts.js";
-import { isRecord } from "./qmp.js";
 
 /** What one QEMU build on this host can do. */
 export interface QemuFacts {
@@ -68,10 +68,10 @@ async function askMonitor(binary: string): Promise<Pick<QemuFacts, "version" | "
   for (const line of output.split("\n")) {
     if (!line.startsWith("{")) continue;
     const message: unknown = JSON.parse(line);
-    if (isRecord(message)) answers.set(message["id"], message["return"]);
+    if (isObject(message)) answers.set(message["id"], message["return"]);
   }
   const version = answers.get("version");
-  const numbers = isRecord(version) && isRecord(version["qemu"]) ? version["qemu"] : {};
+  const numbers = isObject(version) && isObject(version["qemu"]) ? version["qemu"] : {};
   const [major, minor, micro] = [Number(numbers["major"]), Number(numbers["minor"]), Number(numbers["micro"])];
   if (!(major > OLDEST[0] || (major === OLDEST[0] && minor >= OLDEST[1]))) {
     throw new HostError("HOST_UNSUPPORTED", `'${binary}' is version ${major}.${minor}; 6.0 is the oldest that works.`, {
@@ -115,7 +115,7 @@ async function ask(binary: string, args: readonly string[], input: string): Prom
 
 function isQemuFacts(value: unknown): value is QemuFacts {
   return (
-    isRecord(value) &&
+    isObject(value) &&
     typeof value["binary"] === "string" &&
     typeof value["version"] === "string" &&
     typeof value["sandbox"] === "boolean" &&

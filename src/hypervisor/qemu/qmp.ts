@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 
 import { HostError, OperationTimeoutError, SmolVMError } from "../../errors.js";
+import { isObject } from "../../json.js";
 import { connectUnix } from "../socket.js";
 
 /** Longer lines than this are not QEMU's: what is asked here is answered in a few hundred bytes. */
@@ -62,12 +63,12 @@ class QmpConversation {
       this.#fail(new Error("QEMU's monitor sent a line that is no JSON", { cause: error }));
       return;
     }
-    if (!isRecord(message) || typeof message["id"] !== "number") return; // the greeting or an event
+    if (!isObject(message) || typeof message["id"] !== "number") return; // the greeting or an event
     const pending = this.#pending.get(message["id"]);
     this.#pending.delete(message["id"]);
     if (pending === undefined) return;
     const error = message["error"];
-    if (isRecord(error)) pending.reject(refused(error["desc"]));
+    if (isObject(error)) pending.reject(refused(error["desc"]));
     else pending.resolve(message["return"]);
   }
 
@@ -121,8 +122,4 @@ export async function withQmp<T>(
     clearTimeout(timer);
     socket.destroy();
   }
-}
-
-export function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -1,7 +1,7 @@
-import { readSync, statfsSync } from "node:fs";
+import { readSync } from "node:fs";
 import { dirname } from "node:path";
 
-import { ImageError } from "../../errors.js";
+import { assertSpace, freeSpace } from "../free-space.js";
 
 const MIB = 1024 * 1024;
 /** How much of a file is written, where its need is not known, before the free space is looked at again. */
@@ -16,7 +16,7 @@ const SPACE_EVERY = 64 * MIB;
  * first piece is written. What was let through in doubt, or came without a length, is looked after while it grows.
  */
 export class SpaceRule {
-  readonly #path: string;
+  readonly #folder: string;
   readonly #fd: number;
   #size: number | null = null;
   #needed = 0;
@@ -24,7 +24,7 @@ export class SpaceRule {
   #lookedAt = 0;
 
   constructor(path: string, fd: number) {
-    this.#path = path;
+    this.#folder = dirname(path);
     this.#fd = fd;
   }
 
@@ -33,9 +33,9 @@ export class SpaceRule {
     this.#size = size;
     this.#needed = missing;
     this.#lookedAt = 0;
-    this.#state = size === null ? "watching" : missing <= freeSpace(this.#path) ? "enough" : "undecided";
+    this.#state = size === null ? "watching" : missing <= this.#free() ? "enough" : "undecided";
     if (this.#state !== "undecided") return;
-    if ((size ?? 0) < SUPERBLOCK_END) requireSpace(this.#path, missing);
+    if ((size ?? 0) < SUPERBLOCK_END) assertSpace(this.#folder, missing);
     this.grown(prefix, prefix);
   }
 
@@ -53,40 +53,21 @@ export class SpaceRule {
     }
     if (covered - this.#lookedAt < SPACE_EVERY) return;
     this.#lookedAt = covered;
-    requireSpace(this.#path, SPACE_EVERY);
+    assertSpace(this.#folder, SPACE_EVERY);
   }
 
   #decide(): void {
     const used = usedByExt(this.#fd, this.#size ?? 0);
     // Nobody says which part of it is here already.
-    if (used === null || used - ((this.#size ?? 0) - this.#needed) > freeSpace(this.#path)) {
-      requireSpace(this.#path, this.#needed);
+    if (used === null || used - ((this.#size ?? 0) - this.#needed) > this.#free()) {
+      assertSpace(this.#folder, this.#needed);
     }
     this.#state = "watching";
   }
-}
 
-/** An IMAGE_NO_SPACE error if the file system of `path` has less than `bytes` left. */
-export function requireSpace(path: string, bytes: number): void {
-  const available = freeSpace(path);
-  if (bytes <= available) return;
-  throw new ImageError(
-    "IMAGE_NO_SPACE",
-    `'${dirname(path)}' has ${mib(available)} MiB free; ${mib(bytes)} MiB more are needed.`,
-    {
-      hint: "Free some space (smolvm image prune), or choose another folder with SMOLVM_IMAGE_DIR.",
-      details: { path, needed: bytes, available },
-    },
-  );
-}
-
-function freeSpace(path: string): number {
-  const { bavail, bsize } = statfsSync(dirname(path));
-  return bavail * bsize;
-}
-
-function mib(bytes: number): number {
-  return Math.ceil(bytes / MIB);
+  #free(): number {
+    return freeSpace(this.#folder) ?? Infinity;
+  }
 }
 
 const SUPERBLOCK = 1024;

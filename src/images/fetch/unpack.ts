@@ -1,15 +1,16 @@
 import { createHash } from "node:crypto";
 import { close, closeSync, fsync, ftruncateSync, openSync, read, rmSync, writeSync } from "node:fs";
 import { rm } from "node:fs/promises";
+import { dirname } from "node:path";
 import { promisify } from "node:util";
 
 import { unique } from "../../host/folder.js";
+import { assertSpace } from "../free-space.js";
+import { dataRuns, ExtentCollector } from "../zeros.js";
 import { startDecompressor, type Compression, type Decompressor } from "./decompressor.js";
 import { FetchFailure } from "./failure.js";
 import type { Follower } from "./follow.js";
 import type { Extent } from "./request.js";
-import { requireSpace } from "./space.js";
-import { dataRuns, ExtentCollector } from "../zeros.js";
 
 const MIB = 1024 * 1024;
 const READ_SIZE = 256 * 1024;
@@ -212,7 +213,7 @@ export class Unpacker implements Follower<Unpacked> {
     }
     if (this.#data - this.#spaceAt >= SPACE_EVERY) {
       this.#spaceAt = this.#data;
-      requireSpace(this.#path, SPACE_EVERY);
+      assertSpace(dirname(this.#path), SPACE_EVERY);
     }
   }
 }

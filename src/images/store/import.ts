@@ -6,7 +6,7 @@ import { assertImageName } from "../name.js";
 import type { ProgressReport } from "../progress.js";
 import type { LocalImage } from "../source.js";
 import { isErrno } from "../../host/errno.js";
-import { assertSpace } from "../storage-failure.js";
+import { assertSpace } from "../free-space.js";
 import { ArchiveReader, type ArchiveMember } from "./archive-reader.js";
 import { hashFile } from "./hash.js";
 import { MANIFEST_FILE, MAX_MANIFEST_BYTES, membersOf, parseManifest } from "./manifest.js";

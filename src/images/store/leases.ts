@@ -5,10 +5,11 @@ import { ImageError } from "../../errors.js";
 import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
 import { isErrno } from "../../host/errno.js";
 import { unique } from "../../host/folder.js";
+import { isObject } from "../../json.js";
 import { replaceFile } from "./durable.js";
 import type { Layout } from "./layout.js";
 import { parseJson } from "./look.js";
-import { isDigest, isObject } from "./record.js";
+import { isDigest } from "./record.js";
 
 /** Who uses content: a machine for as long as its folder exists, or a piece of work for as long as its process lives. */
 export interface LeaseHolder {

@@ -1,3 +1,4 @@
+import { isObject } from "../../json.js";
 import { isImageName } from "../name.js";
 import { isAddress, isBootArgs } from "../source.js";
 import { parseJson, readSmallFile } from "./look.js";
@@ -100,10 +101,6 @@ function parseOrigin(value: unknown): ImageOrigin | null {
 
 export function isDigest(value: unknown): value is string {
   return typeof value === "string" && /^[0-9a-f]{64}$/.test(value);
-}
-
-export function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function isSize(value: unknown): value is number {

@@ -1,11 +1,12 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 
+import { isObject } from "../../json.js";
 import { withoutCredentials } from "../address.js";
 import { replaceFileDurably, setAside } from "./durable.js";
 import type { Layout } from "./layout.js";
 import { entryAt, parseJson, readSmallFile } from "./look.js";
-import { isDigest, isObject } from "./record.js";
+import { isDigest } from "./record.js";
 
 /** An address and what its bytes must hash to, if that is known. */
 export interface Address {

@@ -3,12 +3,12 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { isErrno } from "../../host/errno.js";
-import { NOT_WRITABLE } from "../storage-failure.js";
 import { makeFolder } from "../../host/folder.js";
+import { isObject } from "../../json.js";
+import { NOT_WRITABLE } from "../storage-failure.js";
 import { IN_THE_WAY, replaceFile } from "./durable.js";
 import type { Layout } from "./layout.js";
 import { STAT_FIELDS, matchesStat, parseJson, readSmallFile, sameBytes, statOrNull } from "./look.js";
-import { isObject } from "./record.js";
 
 /** How a file looked to stat when its bytes were known to be right. Any ordinary write, or a change of names, moves `ctimeNs`. */
 export interface Stamp {

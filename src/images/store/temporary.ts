@@ -3,10 +3,10 @@ import { join } from "node:path";
 
 import { liveness, processIdentity, type ProcessIdentity } from "../../host/process.js";
 import { makeFolder, unique } from "../../host/folder.js";
+import { isObject } from "../../json.js";
 import { replaceFile } from "./durable.js";
 import type { Layout } from "./layout.js";
 import { entryAt, parseJson, readSmallFile } from "./look.js";
-import { isObject } from "./record.js";
 
 const OWNER = "owner.json";
 const MAX_BYTES = 4096;
