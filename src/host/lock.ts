@@ -73,8 +73,9 @@ async function stay(folder: string, own: string, { behindHolder, signal }: Stay)
     for (let poll = FIRST_POLL_MS; ; poll = Math.min(poll * 1.5, NEXT_POLL_MS)) {
       const others = othersIn(folder, own);
       if (others.length === 0) {
+        const lock = hold(folder, own);
         held = true;
-        return hold(folder, own);
+        return lock;
       }
       if (others.some(({ holds, name }) => (holds ? !behindHolder : name < own))) return null;
       await turn(folder, poll, signal);

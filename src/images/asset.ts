@@ -33,7 +33,7 @@ async function fromFolder(hunt: Hunt, options: HuntOptions): Promise<Obtained | 
     }
     return null;
   }
-  if (!(await installation.adopt(path, actual, stat))) return null;
+  if (!(await installation.adopt(path, actual, stat, options))) return null;
   if (have !== null) return { asset, record: have, origin: "cache" };
   const size = Number(stat.size);
   const adopted = { contentDigest: actual, size, url: publicUrl(asset), digest: expected?.digest ?? null };

@@ -24,10 +24,10 @@ export async function fromAddress(
       const signal = AbortSignal.any([options.signal, lock.lost]);
       const brought =
         (await look(expectedOf(hunt))) ?? (options.acceptNew ? await accepted(hunt, address, look) : null);
-      return brought ?? (await download(hunt, address, { ...options, signal }));
+      return brought ?? (await download(hunt, address, lock, { ...options, signal }));
     } catch (error) {
       // A process that was stopped for long finds its lock gone to another one. That one has the download now.
-      if (!lock.lost.aborted || options.signal.aborted) throw error;
+      if (lock.isHeld() || options.signal.aborted) throw error;
     } finally {
       lock.release();
     }
@@ -41,10 +41,12 @@ const WATCH_MS = 200;
 async function turnFor({ store, asset }: Hunt, address: Address, options: HuntOptions): Promise<Lock> {
   const key = addressKey(address);
   const watch = setInterval(() => {
-    void import("./fetch/index.js").then(({ peekPartial }) => {
-      const progress = peekPartial(join(store.layout.partials, key));
-      if (progress !== null && watching) options.report({ asset: asset.kind, phase: "download", ...progress });
-    });
+    void import("./fetch/index.js")
+      .then(({ peekPartial }) => {
+        const progress = peekPartial(join(store.layout.partials, key));
+        if (progress !== null && watching) options.report({ asset: asset.kind, phase: "download", ...progress });
+      })
+      .catch(() => undefined); // only the display is poorer; what is wrong with the cache is told by the work on it
   }, WATCH_MS);
   let watching = true;
   try {
@@ -55,7 +57,7 @@ async function turnFor({ store, asset }: Hunt, address: Address, options: HuntOp
   }
 }
 
-async function download(hunt: Hunt, address: Address, options: HuntOptions): Promise<Obtained> {
+async function download(hunt: Hunt, address: Address, lock: Lock, options: HuntOptions): Promise<Obtained> {
   const { store, installation, asset, image } = hunt;
   const { discardPartial, mirrorsOf, transfer } = await import("./fetch/index.js");
   const partial = join(store.layout.partials, addressKey(address));
@@ -74,7 +76,8 @@ async function download(hunt: Hunt, address: Address, options: HuntOptions): Pro
   const seen = { url, digest, contentDigest, seenAt: new Date().toISOString() };
   const refusal = options.acceptNew ? null : refusalOf(hunt, address, seen);
   await installation.publish(result.path, contentDigest, result.extents);
-  await discardPartial(partial);
+  // Without the lock it may be another process's by now.
+  if (lock.isHeld()) await discardPartial(partial);
   if (refusal !== null) {
     // As content without a name it is nobody's image, and whoever accepts it needs no second download.
     await store.sources.refuse(address, seen);

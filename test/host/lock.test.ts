@@ -1,9 +1,19 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 import { acquireLock, isLocked, tryLock } from "../../src/host/lock.js";
@@ -58,6 +68,22 @@ test("a lock whose holder was killed is taken over at once", async (t) => {
   const lock = await acquireLock(folder);
   assert.ok(performance.now() - from < 500);
   lock.release();
+});
+
+test("a lock that can't be marked as held is let go, and the next one has it", async (t) => {
+  const folder = join(scratch(t), "lock");
+  const first = await acquireLock(folder);
+  const before = readdirSync(folder);
+  const second = acquireLock(folder);
+  second.catch(() => undefined); // awaited below
+  let own: string | undefined;
+  while ((own = readdirSync(folder).find((name) => !before.includes(name))) === undefined) await pause(1);
+  // Where its mark would be. A disk without room for one more file answers as this does.
+  symlinkSync(join("nowhere", "mark"), join(folder, `${own}.holds`));
+  first.release();
+  await assert.rejects(second, { code: /^E/ });
+  assert.ok(!isLocked(folder));
+  (await acquireLock(folder, AbortSignal.timeout(20_000))).release();
 });
 
 test("a lock of another host holds for as long as its heartbeat can be hoped for, whatever the clock says", async (t) => {

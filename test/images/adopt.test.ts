@@ -1,11 +1,21 @@
 import assert from "node:assert/strict";
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { gzipSync } from "node:zlib";
 
 import { ImageManager } from "../../src/images/index.js";
-import { content, type Content, Origin, scratch, sha256 } from "./setting.js";
+import { content, type Content, flipByte, Origin, scratch, sha256 } from "./setting.js";
 
 /** What another tool, which knows nothing of smolvm, leaves in the cache. */
 function putByOthers(cacheDir: string, name: string, files: Partial<Content>): void {
@@ -33,6 +43,30 @@ test("files of another tool that have the pinned digests are adopted without the
   assert.ok(existsSync(join(cacheDir, "foreign", "image.json")));
   assert.equal((await manager.inspect("foreign")).origin, "adopted");
   assert.equal(readdirSync(join(cacheDir, ".blobs", "sha256")).length, 2);
+});
+
+test("a right file is not given up for content of its digest that nobody has looked at", async (t) => {
+  const { origin, files, cacheDir, manager } = await setting(t, true);
+  const { kernelPath, rootfsPath } = await manager.ensureImage("foreign");
+  origin.close();
+  for (const [verify, lost] of [
+    ["auto", join(cacheDir, "foreign", "image.json")],
+    ["full", rootfsPath],
+  ] as const) {
+    // One file under two names: both are damaged, and then another tool puts one of them right.
+    flipByte(kernelPath, 3);
+    writeFileSync(`${kernelPath}.new`, files.kernel);
+    renameSync(`${kernelPath}.new`, kernelPath);
+    rmSync(lost);
+    const image = await manager.ensureImage("foreign", { verify, offline: true });
+    assert.ok(readFileSync(image.kernelPath).equals(files.kernel), verify);
+    assert.ok(readFileSync(join(cacheDir, ".blobs", "sha256", sha256(files.kernel))).equals(files.kernel), verify);
+    assert.ok(readFileSync(image.rootfsPath).equals(files.rootfs), verify);
+    assert.deepEqual(
+      await new ImageManager({ cacheDir, registry: {} }).ensureImage("foreign", { verify: "full" }),
+      image,
+    );
+  }
 });
 
 test("files of another tool that are wrong are set aside, and only those are fetched", async (t) => {

@@ -33,7 +33,7 @@ export class Following implements PartialListener {
   }
 
   restarted(): void {
-    for (const follower of [this.#hash, this.#unpacker]) if (follower !== null) this.#stopping.push(follower.stop());
+    for (const follower of [this.#hash, this.#unpacker]) if (follower !== null) this.#end(follower);
     this.#hash = null;
     this.#unpacker = null;
     this.#unpackError = null;
@@ -101,8 +101,14 @@ export class Following implements PartialListener {
 
   /** Ends all of it. The unpacked file stays if `keep` is set. */
   async stop(keep: boolean): Promise<void> {
-    if (this.#hash !== null) this.#stopping.push(this.#hash.stop());
-    if (this.#unpacker !== null && !keep) this.#stopping.push(this.#unpacker.stop());
+    if (this.#hash !== null) this.#end(this.#hash);
+    if (this.#unpacker !== null && !keep) this.#end(this.#unpacker);
     await Promise.all(this.#stopping);
+  }
+
+  #end(follower: Follower<unknown>): void {
+    const stopping = follower.stop();
+    stopping.catch(() => undefined); // `stop` tells of it, which may be much later
+    this.#stopping.push(stopping);
   }
 }

@@ -1,4 +1,4 @@
-import { type BigIntStats, chmodSync, linkSync, rmSync } from "node:fs";
+import { type BigIntStats, chmodSync, linkSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import { isErrno } from "../../host/errno.js";
@@ -91,13 +91,18 @@ export class Blobs {
     if (extents !== undefined) this.#recordExtents(digest, extents);
   }
 
-  /** Makes an image's file, whose bytes were examined, the blob of its digest as well. */
-  async publishLink(path: string, digest: string, signal?: AbortSignal): Promise<void> {
+  /**
+   * Makes an image's file, whose bytes were examined, the blob of its digest as well, in place of what has that name and was not.
+   * `staged` is where the new name waits: a path in the cache where nothing is.
+   */
+  async publishLink(path: string, digest: string, staged: string, signal?: AbortSignal): Promise<void> {
     const blob = this.#layout.blob(digest);
     makeFolder(this.#layout.blobs);
     const restamp = this.#stamps.carry([{ digest, path }]);
     chmodSync(path, 0o444);
-    await this.link(path, blob, digest, signal);
+    await this.link(path, staged, digest, signal);
+    this.#clear(blob);
+    renameSync(staged, blob);
     await syncFolder(this.#layout.blobs, signal);
     await restamp();
   }

@@ -45,18 +45,26 @@ export class Installation {
     });
   }
 
-  /** Makes the file in an image's folder, whose bytes were found to hash to `digest`, a blob too. False if it has changed since. */
-  async adopt(path: string, digest: string, examined: BigIntStats | null): Promise<boolean> {
+  /**
+   * Makes the file in an image's folder, whose bytes were found to hash to `digest`, a blob too. False if it has changed since.
+   * A blob that is another file already is kept only if its stamp vouches for it: nobody has looked at its bytes.
+   */
+  async adopt(
+    path: string,
+    digest: string,
+    examined: BigIntStats | null,
+    { trustStamps }: { readonly trustStamps: boolean },
+  ): Promise<boolean> {
     const { blobs, layout } = this.#rooms;
     const blob = layout.blob(digest);
-    if (statOrNull(blob) === null) await syncFile(path, this.#signal);
+    const isBlob = (): boolean =>
+      sameBytes(statOrNull(blob), examined) || (trustStamps && blobs.isStamped(blob, digest));
+    if (!isBlob()) await syncFile(path, this.#signal);
     return this.#ifUnchanged(path, examined, async (held) => {
       this.#lease(digest);
       held.assert();
       this.#adopted.add(path);
-      if (statOrNull(blob) !== null) return;
-      setAside(layout, blob, "blob");
-      await blobs.publishLink(path, digest, this.#signal);
+      if (!isBlob()) await blobs.publishLink(path, digest, this.#rooms.temporary.path(digest), this.#signal);
     });
   }
 

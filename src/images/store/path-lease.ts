@@ -53,8 +53,9 @@ export async function leasePaths(
 }
 
 /** A prune may have taken the blob of an image that nobody used, and a user may have. */
-async function ensureBlob({ layout, blobs }: Rooms, path: string, digest: string): Promise<void> {
-  if (statOrNull(layout.blob(digest)) === null && statOrNull(path) !== null) await blobs.publishLink(path, digest);
+async function ensureBlob({ layout, blobs, temporary }: Rooms, path: string, digest: string): Promise<void> {
+  if (statOrNull(layout.blob(digest)) !== null || statOrNull(path) === null) return;
+  await blobs.publishLink(path, digest, temporary.path(digest));
 }
 
 /** A verified file's blob, if that is the same file and not a copy that was never read. */

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 
@@ -13,6 +13,7 @@ import { takeAway } from "../../../src/images/store/remove.js";
 import { Stamps } from "../../../src/images/store/stamps.js";
 import { TemporaryFiles } from "../../../src/images/store/temporary.js";
 import { scratch } from "../setting.js";
+import { ownCache } from "./setting.js";
 
 function setting(t: TestContext) {
   const cacheDir = join(scratch(t), "images");
@@ -105,4 +106,24 @@ test("what one process puts together is not taken from it by another one's commi
   writeFileSync(staged, "half of an image");
   await underCommitLock(rooms, (held) => commitImage(rooms, record, { ...options, held }));
   assert.equal(readFileSync(staged, "utf8"), "half of an image");
+});
+
+test("a download whose lock was taken over in its last moment is not lost to the caller", async (t) => {
+  const { cacheDir, manager, files } = await ownCache(t);
+  const { locks, partials } = new Layout(cacheDir);
+  let taken: string | undefined;
+  const image = await manager.ensureImage("hello", {
+    onProgress: ({ phase, asset }) => {
+      if (taken !== undefined || asset !== "rootfs" || phase !== "verify") return;
+      // What another process does that takes over from one that was stopped: the lock goes, and the file begins anew.
+      for (const key of readdirSync(locks)) {
+        if (!existsSync(join(partials, key)) || statSync(join(partials, key)).size < files.rootfs.length) continue;
+        taken = key;
+        rmSync(join(locks, key), { recursive: true });
+        rmSync(join(partials, key));
+      }
+    },
+  });
+  assert.ok(taken, "it was taken");
+  assert.ok(readFileSync(image.rootfsPath).equals(files.rootfs));
 });
