@@ -1,12 +1,12 @@
 import { constants } from "node:fs";
-import { mkdtemp, open, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { open } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 
-import { HostError, ImageError, ValidationError } from "../errors.js";
+import { ImageError, ValidationError } from "../errors.js";
 import { isErrno } from "../host/errno.js";
 import { isObject } from "../json.js";
+import { withoutCredentials } from "./address.js";
+import { checkOptions } from "./arguments.js";
 import { ImageSource, type ImageSourceFields } from "./source.js";
 
 /** A registry lists images by name, a few hundred bytes each. */
@@ -36,24 +36,33 @@ const FIELDS: Readonly<Record<string, keyof ImageSourceFields>> = {
  * Reads a registry: a JSON object that maps names to images, or `{ "images": {…}, "mirrors": […] }`. Its schema is published with the
  * package as `smolvm/registry.schema.json`. An image's `name` may be left out; it is its key.
  * @param fileOrUrl a path, or an http:, https: or file: address
+ * @param options `signal` ends the fetching with the signal's own reason
  * @throws ValidationError for an unknown or wrong field; ImageError `IMAGE_INVALID` for what can't be read or is no JSON, and
- * `IMAGE_DOWNLOAD_FAILED` for what can't be fetched; HostError if there is no temporary folder for it
+ * `IMAGE_DOWNLOAD_FAILED` for what can't be fetched
  */
-export async function loadRegistry(fileOrUrl: string): Promise<Record<string, ImageSource>> {
+export async function loadRegistry(
+  fileOrUrl: string,
+  options: { readonly signal?: AbortSignal | undefined } = {},
+): Promise<Record<string, ImageSource>> {
   if (typeof fileOrUrl !== "string" || fileOrUrl === "") {
     throw new ValidationError("loadRegistry needs the path or the address of a JSON file");
   }
-  const text = /^https?:/i.test(fileOrUrl) ? await download(fileOrUrl) : await readLocal(fileOrUrl);
+  checkOptions(options, ["signal"]);
+  const { signal } = options;
+  signal?.throwIfAborted();
+  const shown = withoutCredentials(fileOrUrl);
+  const isAddress = /^https?:/i.test(fileOrUrl);
+  const text = isAddress ? await download(fileOrUrl, shown, signal) : await readLocal(fileOrUrl, shown);
   let value: unknown;
   try {
     value = JSON.parse(text.replace(/^\uFEFF/, ""));
   } catch (error) {
-    throw new ImageError("IMAGE_INVALID", `The registry ${fileOrUrl} is not JSON: ${(error as Error).message}`, {
-      details: { registry: fileOrUrl },
+    throw new ImageError("IMAGE_INVALID", `The registry ${shown} is not JSON: ${(error as Error).message}`, {
+      details: { registry: shown },
       cause: error,
     });
   }
-  return parseRegistry(value, fileOrUrl);
+  return parseRegistry(value, shown);
 }
 
 function parseRegistry(value: unknown, from: string): Record<string, ImageSource> {
@@ -109,29 +118,29 @@ function objectAt(value: unknown, where: string): Record<string, unknown> {
   return value;
 }
 
-async function readLocal(fileOrUrl: string): Promise<string> {
+async function readLocal(fileOrUrl: string, shown: string): Promise<string> {
   try {
     const path = /^file:/i.test(fileOrUrl) ? fileURLToPath(fileOrUrl) : fileOrUrl;
     // Without waiting: opening a pipe would otherwise last until somebody writes to it.
     const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
     try {
       const stat = await file.stat();
-      if (!stat.isFile()) throw unreadable(fileOrUrl, "it is not a regular file");
-      if (stat.size > MAX_BYTES) throw tooLarge(fileOrUrl);
+      if (!stat.isFile()) throw unreadable(shown, "it is not a regular file");
+      if (stat.size > MAX_BYTES) throw tooLarge(shown);
       // Its size may say nothing, as below /proc.
       const buffer = Buffer.alloc(MAX_BYTES + 1);
       let length = 0;
       for (let read = -1; read !== 0 && length < buffer.length; length += read) {
         ({ bytesRead: read } = await file.read(buffer, length, buffer.length - length));
       }
-      if (length > MAX_BYTES) throw tooLarge(fileOrUrl);
+      if (length > MAX_BYTES) throw tooLarge(shown);
       return buffer.toString("utf8", 0, length);
     } finally {
       await file.close();
     }
   } catch (error) {
     if (error instanceof ImageError) throw error;
-    throw unreadable(fileOrUrl, isErrno(error, "ENOENT") ? "there is no such file" : (error as Error).message, error);
+    throw unreadable(shown, isErrno(error, "ENOENT") ? "there is no such file" : (error as Error).message, error);
   }
 }
 
@@ -143,39 +152,11 @@ function unreadable(registry: string, reason: string, cause?: unknown): ImageErr
   });
 }
 
-async function download(url: string): Promise<string> {
-  const { transfer } = await import("./fetch/index.js");
-  const folder = await temporaryFolder();
-  const cut = new AbortController();
-  try {
-    const result = await transfer({
-      urls: [url],
-      digest: null,
-      partial: join(folder, "registry.json"),
-      maxUnpackedBytes: MAX_BYTES,
-      signal: cut.signal,
-      onProgress: ({ bytes }) => {
-        if (bytes > MAX_BYTES) cut.abort(tooLarge(url));
-      },
-    });
-    if (result.size > MAX_BYTES) throw tooLarge(url);
-    return await readFile(result.path, "utf8");
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
-}
-
-async function temporaryFolder(): Promise<string> {
-  try {
-    return await mkdtemp(join(tmpdir(), "smolvm-registry-"));
-  } catch (error) {
-    const reason = (error as Error).message;
-    throw new HostError("HOST_IO", `No temporary folder can be made in '${tmpdir()}': ${reason}.`, {
-      hint: "Set TMPDIR to a folder that this user can write to.",
-      details: { path: tmpdir() },
-      cause: error,
-    });
-  }
+async function download(url: string, shown: string, signal: AbortSignal | undefined): Promise<string> {
+  const { fetchSmall } = await import("./fetch/index.js");
+  const bytes = await fetchSmall({ url, maxBytes: MAX_BYTES, signal });
+  if (bytes === null) throw tooLarge(shown);
+  return bytes.toString("utf8");
 }
 
 function tooLarge(registry: string): ImageError {

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { inspect } from "node:util";
 
-import { ImageError } from "../../src/errors.js";
-import { ImageManager, type ImageSourceFields } from "../../src/images/index.js";
+import { ImageError, SmolVMError } from "../../src/errors.js";
+import { ImageManager, type ImageSourceFields, loadRegistry } from "../../src/images/index.js";
 import { content, flipByte, Origin, scratch } from "./setting.js";
 
 const [NAME, PASSWORD] = ["reader", "hunter2-not-for-others"];
@@ -54,6 +54,29 @@ test("an error that speaks of an address leaves the password out", async (t) => 
     await assert.rejects(manager.ensureImage("private", options), (error: unknown) => {
       assert.ok(error instanceof ImageError);
       assert.ok(!inspect(error, { depth: 5 }).includes(PASSWORD), inspect(error, { depth: 5 }));
+      return true;
+    });
+  }
+});
+
+test("a registry is fetched with the password in its address, which nothing shows", async (t) => {
+  const origin = await Origin.start(t);
+  origin.credentials = `${NAME}:${PASSWORD}`;
+  const address = (path: string): string => origin.url(path).replace("http://", `http://${NAME}:${PASSWORD}@`);
+  origin.files.set("/good", Buffer.from("{}"));
+  origin.files.set("/no-json", Buffer.from("{"));
+  origin.files.set("/wrong", Buffer.from('{"a": {"kernelUrl": 5}}'));
+  origin.files.set("/unknown", Buffer.from('{"a": {"b": 5}}'));
+  origin.files.set("/large", Buffer.alloc(5 * 1024 * 1024, " "));
+  assert.deepEqual(await loadRegistry(address("/good")), {});
+  const unreadable = [`http://${NAME}:${PASSWORD}#1@127.0.0.1/r`, `htp://${NAME}:${PASSWORD}@127.0.0.1/r`];
+  for (const from of [...["/no-json", "/wrong", "/unknown", "/large", "/absent"].map(address), ...unreadable]) {
+    await assert.rejects(loadRegistry(from), (error: unknown) => {
+      assert.ok(error instanceof SmolVMError);
+      const { message, hint, details } = error;
+      const said = inspect({ message, hint, details }, { depth: 5 });
+      assert.ok(said.includes("127.0.0.1"), said);
+      assert.ok(!said.includes(PASSWORD), said);
       return true;
     });
   }

@@ -41,9 +41,14 @@ export interface Attempt {
 }
 
 /** `Download failed for URL: REASON`. What other addresses did wrong before is in `details.attempts`. */
-export function downloadFailed(url: string, cause: FetchFailure, earlier: readonly Attempt[]): ImageError {
+export function downloadFailed(
+  url: string,
+  cause: FetchFailure,
+  earlier: readonly Attempt[],
+  later = "Try again later: what was fetched is kept and gone on with.",
+): ImageError {
   const [shown, reason] = [withoutCredentials(url), cause.message];
-  const retry = cause.transient ? "Try again later: what was fetched is kept and gone on with." : undefined;
+  const retry = cause.transient ? later : undefined;
   return new ImageError("IMAGE_DOWNLOAD_FAILED", `Download failed for ${shown}: ${reason}`, {
     hint: cause.hint ?? retry,
     details: { url: shown, reason, status: cause.status, attempts: [...earlier, { url: shown, reason }] },

@@ -71,18 +71,24 @@ export function refuseEncoding(head: ResponseHead): void {
 }
 
 function takeWhole(head: ResponseHead, job: Job): Answer {
-  refuseEncoding(head);
-  const chunked = isChunked(head);
-  const total = chunked ? null : contentLength(head);
-  if (total === null && !chunked && !job.pinned) {
-    throw new FetchFailure("the server tells neither its length nor where it ends, and no digest is pinned", {
-      transient: false,
-    });
-  }
+  const total = wholeLength(head, job);
   const validator = strongValidator(head);
   job.file.restart({ url: job.url, total, validator });
   const divisible = total !== null && validator !== null && head.headers.get("accept-ranges") === "bytes";
   return { brings: [0, total ?? Infinity], divisible };
+}
+
+/** The length of a whole file that comes in the file's own bytes; null where only its end will tell. */
+export function wholeLength(head: ResponseHead, { pinned }: Pick<Job, "pinned">): number | null {
+  refuseEncoding(head);
+  const chunked = isChunked(head);
+  const total = chunked ? null : contentLength(head);
+  if (total === null && !chunked && !pinned) {
+    throw new FetchFailure("the server tells neither its length nor where it ends, and no digest is pinned", {
+      transient: false,
+    });
+  }
+  return total;
 }
 
 function takePart(head: ResponseHead, { part }: Opening, job: Job): Answer {
