@@ -25,11 +25,14 @@ interface Registry {
   readonly offline?: boolean | undefined;
 }
 
-export async function imageManager({ registry, offline = false }: Registry): Promise<ImageManager> {
+export async function imageManager(
+  { registry, offline = false }: Registry,
+  signal?: AbortSignal,
+): Promise<ImageManager> {
   const images = await import("../images/index.js");
   const from = registryFrom(registry);
   if (offline && isAddress(from)) return new images.ImageManager({ registry: {} });
-  return new images.ImageManager(from === undefined ? {} : { registry: await images.loadRegistry(from) });
+  return new images.ImageManager(from === undefined ? {} : { registry: await images.loadRegistry(from, { signal }) });
 }
 
 /** For work on what is here, which needs no registry: one that can't be had must not be in its way. */
@@ -42,19 +45,23 @@ export async function cacheManager(): Promise<ImageManager> {
  * Works on an image that is here without asking for the registry. Only a name that the cache does not know needs it: another tool may
  * have put the image there, and an error says what there is.
  */
-export async function withCached<T>(option: Registry, work: (manager: ImageManager) => Promise<T>): Promise<T> {
+export async function withCached<T>(
+  option: Registry,
+  signal: AbortSignal,
+  work: (manager: ImageManager) => Promise<T>,
+): Promise<T> {
   try {
     return await work(await cacheManager());
   } catch (error) {
     if (!(error instanceof ImageError && error.code === "IMAGE_UNKNOWN")) throw error;
-    return work(await imageManager(option));
+    return work(await imageManager(option, signal));
   }
 }
 
 /** For looking at all there is: where the registry can't be had that is said, and what is here has to do. */
-export async function managerOfWhatIsKnown(option: Registry): Promise<ImageManager> {
+export async function managerOfWhatIsKnown(option: Registry, signal: AbortSignal): Promise<ImageManager> {
   try {
-    return await imageManager(option);
+    return await imageManager(option, signal);
   } catch (error) {
     if (!(error instanceof ImageError && error.code === "IMAGE_DOWNLOAD_FAILED")) throw error;
     print(`smolvm: ${error.message}`);

@@ -92,7 +92,7 @@ export async function startMachine(
   const { SmolVM } = await import("../machine/index.js");
   const { offline, registry } = wanted;
   for (const { host } of wanted.ports) if (host !== undefined) await assertFree(host);
-  const images = wanted.image === undefined ? undefined : await imageManager(wanted).catch(sayOffline);
+  const images = wanted.image === undefined ? undefined : await imageManager(wanted, signal).catch(sayOffline);
   const vm = new SmolVM({ ...wanted.config, image: wanted.image, images, detached });
   await ensureImage(wanted.image, { manager: images, signal, offline, registry });
   await vm.start({ signal });

@@ -36,9 +36,9 @@ const MEBIBYTE = 1024 * 1024;
 const WORTH_FREEING = 256 * MEBIBYTE;
 
 /** With the registry that the command line would use. */
-async function managerInUse(): Promise<ImageManager> {
+async function managerInUse(signal: AbortSignal): Promise<ImageManager> {
   const from = process.env["SMOLVM_REGISTRY"] ?? "";
-  return new ImageManager({ registry: from === "" ? BUILTIN_IMAGES : await loadRegistry(from) });
+  return new ImageManager({ registry: from === "" ? BUILTIN_IMAGES : await loadRegistry(from, { signal }) });
 }
 
 function mendDamaged(damaged: readonly string[]): Finding {
@@ -51,7 +51,7 @@ function mendDamaged(damaged: readonly string[]): Finding {
         what: `put ${damaged.join(", ")} right`,
         async run(signal) {
           const { defaultImage } = await import("../build/index.js");
-          const manager = await managerInUse();
+          const manager = await managerInUse(signal);
           for (const name of damaged) {
             await (name === "default"
               ? defaultImage({ signal })

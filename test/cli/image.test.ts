@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { access, chmod, readFile, writeFile } from "node:fs/promises";
+import { access, chmod, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { createServer as createHttpServer } from "node:http";
 import { createServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -288,6 +289,42 @@ test("image import says what --trust is, and takes it", async (context) => {
     (await smolvm(["image", "import", "--help"], { env })).stdout.toString(),
     /--trust +Believe the archive/,
   );
+});
+
+test("Ctrl-C ends the waiting for a registry at once, and leaves nothing behind", async (context) => {
+  const folder = await temporaryFolder(context);
+  const temporary = join(folder, "tmp");
+  await mkdir(temporary);
+  let asked: () => void = () => undefined;
+  const silent = createHttpServer(() => asked()).listen(0, "127.0.0.1");
+  context.after(() => {
+    silent.closeAllConnections();
+    silent.close();
+  });
+  await once(silent, "listening");
+  const registry = `http://127.0.0.1:${(silent.address() as AddressInfo).port}/registry.json`;
+  for (const args of [
+    ["image", "ls"],
+    ["image", "pull", "one"],
+    ["image", "rm", "one"],
+    ["image", "verify"],
+    ["image", "verify", "one"],
+    ["image", "inspect", "one"],
+    ["image", "export", "one", join(folder, "one.smolvm")],
+    ["create", "--image", "one"],
+  ]) {
+    const waiting = new Promise<void>((resolve) => (asked = resolve));
+    const child = startSmolvm([...args, "--registry", registry], { env: { SMOLVM_HOME: folder, TMPDIR: temporary } });
+    const ended = once(child, "close") as Promise<[number | null]>;
+    await waiting;
+    child.kill("SIGINT");
+    // Where nothing else ends it the program does so by itself, but only after 20 s.
+    const guard = setTimeout(() => child.kill("SIGKILL"), 10_000);
+    const [code] = await ended;
+    clearTimeout(guard);
+    assert.equal(code, 130, args.join(" "));
+    assert.deepEqual(await readdir(temporary), []);
+  }
 });
 
 test("Ctrl-C during a pull ends it with 130, and the next pull has the image", async (context) => {

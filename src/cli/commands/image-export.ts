@@ -14,7 +14,7 @@ export const imageExport = defineCommand({
   examples: ["smolvm image export hello hello.smolvm"],
   async run({ positionals: [name = "", path = ""], options }, { signal }) {
     using progress = new Progress();
-    const written = await withCached(options, (manager) =>
+    const written = await withCached(options, signal, (manager) =>
       manager.exportArchive(name, path, { signal, onProgress: progress.image }),
     );
     print(`${path}: ${formatBytes(written.bytes)}`);

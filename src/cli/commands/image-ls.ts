@@ -8,8 +8,8 @@ export const imageLs = defineCommand({
   description: `ON DISK is what an image occupies, SIZE what it seems to hold: images have holes. VERIFIED is when its bytes
 were last held against their digest.`,
   options: { ...IMAGE_OPTIONS },
-  async run({ options }) {
-    const manager = await managerOfWhatIsKnown(options);
+  async run({ options }, { signal }) {
+    const manager = await managerOfWhatIsKnown(options, signal);
     const images = await manager.list();
     const rows = images.map((image) => [
       image.name,

@@ -15,7 +15,7 @@ was. Several images come at the same time. 'default' is not downloaded but made,
   },
   examples: ["smolvm image pull hello", "smolvm image pull --registry ./images.json a b"],
   async run({ positionals, options }, { signal }) {
-    const manager = await imageManager(options);
+    const manager = await imageManager(options, signal);
     const images = await pull([...new Set(positionals)], { manager, signal, acceptNew: options["accept-new"] });
     return {
       data: images.map(({ name, kernelPath, rootfsPath, initrdPath }) => ({

@@ -12,7 +12,7 @@ export const imageRm = defineCommand({
   options: { ...IMAGE_OPTIONS },
   async run({ positionals, options }, invocation) {
     const { done, ...outcome } = await forEachName(positionals, invocation, async (name) => {
-      const { freedBytes, kept } = await withCached(options, (manager) => manager.remove(name));
+      const { freedBytes, kept } = await withCached(options, invocation.signal, (manager) => manager.remove(name));
       print(`${name}: removed, ${formatBytes(freedBytes)} freed`);
       for (const path of kept) print(`smolvm: kept, as it is not part of the image: ${printable(path)}`);
       return { freedBytes, kept };

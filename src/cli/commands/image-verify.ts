@@ -13,7 +13,7 @@ export const imageVerify = defineCommand({
   options: { ...IMAGE_OPTIONS },
   examples: ["smolvm image verify", "smolvm image verify hello && echo whole"],
   async run({ positionals, options }, invocation) {
-    const names = positionals.length > 0 ? positionals : await cachedNames(options);
+    const names = positionals.length > 0 ? positionals : await cachedNames(options, invocation.signal);
     const { done, ...outcome } = await forEachName(
       names,
       invocation,
@@ -39,14 +39,16 @@ export const imageVerify = defineCommand({
 function verifyWith(options: { readonly registry: string | undefined }, { signal }: Invocation) {
   return async (name: string): Promise<VerifyReport> => {
     using progress = new Progress();
-    const report = await withCached(options, (manager) => manager.verify(name, { signal, onProgress: progress.image }));
+    const report = await withCached(options, signal, (manager) =>
+      manager.verify(name, { signal, onProgress: progress.image }),
+    );
     explain(report);
     return report;
   };
 }
 
-async function cachedNames(options: { readonly registry: string | undefined }): Promise<string[]> {
-  const manager = await managerOfWhatIsKnown(options);
+async function cachedNames(options: { readonly registry: string | undefined }, signal: AbortSignal): Promise<string[]> {
+  const manager = await managerOfWhatIsKnown(options, signal);
   return (await manager.list()).filter((image) => image.cached).map((image) => image.name);
 }
 
