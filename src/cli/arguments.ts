@@ -95,8 +95,8 @@ export function readCommand(name: string, command: Command, argv: readonly strin
   const positionals: string[] = [];
   for (const token of own) {
     if (token.kind === "positional") positionals.push(token.value ?? "");
-    if (token.kind !== "option" || token.name === undefined || token.name in GLOBAL_OPTIONS) continue;
-    const option = described[token.name];
+    if (token.kind !== "option" || token.name === undefined || Object.hasOwn(GLOBAL_OPTIONS, token.name)) continue;
+    const option = Object.hasOwn(described, token.name) ? described[token.name] : undefined;
     const typed = token.rawName ?? token.name;
     if (option === undefined) {
       const known = Object.keys({ ...described, ...GLOBAL_OPTIONS }).map((key) => `--${key}`);

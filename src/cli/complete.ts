@@ -22,7 +22,7 @@ export async function complete(words: readonly string[]): Promise<string> {
 }
 
 async function candidatesFor(before: readonly string[], typed: string): Promise<readonly Candidate[]> {
-  const words = before.filter((word) => !(word in LEADING));
+  const words = before.filter((word) => !Object.hasOwn(LEADING, word));
   const [first = ""] = words;
   const inGroup = Object.hasOwn(GROUPS, first);
   if (words.length === 0 || (inGroup && words.length === 1)) {
@@ -119,7 +119,7 @@ async function valuesOf(
 
 async function imageNames(): Promise<readonly string[]> {
   const { DEFAULT_IMAGE, imageManager } = await import("./images.js");
-  const manager = await imageManager({ registry: undefined });
+  const manager = await imageManager({ registry: undefined, offline: true });
   return [...new Set([DEFAULT_IMAGE, ...(await manager.list()).map((image) => image.name)])];
 }
 

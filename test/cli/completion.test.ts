@@ -1,11 +1,15 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
+import { once } from "node:events";
 import { chmod, mkdir, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { promisify } from "node:util";
 
 import { SHELLS } from "../../src/cli/shell-scripts.js";
+import { serveImages } from "./registry.js";
 import { BIN, environment, smolvm, temporaryFolder } from "./smolvm.js";
 
 /** What may stand in place of the last word. */
@@ -41,6 +45,7 @@ test("options, and the values that an option can have, are completed", async () 
   assert.deepEqual(await candidates(["completion", ""]), ["bash", "zsh", "fish"]);
   assert.deepEqual(await candidates(["image", "import", "x"]), [":path"]);
   assert.deepEqual(await candidates(["cp", "box:/x"]), []);
+  assert.deepEqual(await candidates(["constructor", ""]), []);
 });
 
 test("images are completed by the names that the registry and the cache have", async (context) => {
@@ -52,6 +57,21 @@ test("images are completed by the names that the registry and the cache have", a
   const env = { SMOLVM_REGISTRY: registry, SMOLVM_HOME: folder };
   assert.deepEqual(await candidates(["image", "pull", ""], env), ["default", "alpine", "debian"]);
   assert.deepEqual(await candidates(["run", "--image", "al"], env), ["alpine"]);
+});
+
+test("completing images waits for no server: those that are here have to do", async (context) => {
+  const { env } = await serveImages(context);
+  assert.equal((await smolvm(["image", "pull", "one"], { env })).status, 0);
+  let asked = 0;
+  const silent = createServer(() => (asked += 1)).listen(0, "127.0.0.1");
+  context.after(() => {
+    silent.closeAllConnections();
+    silent.close();
+  });
+  await once(silent, "listening");
+  const address = `http://127.0.0.1:${(silent.address() as AddressInfo).port}/registry.json`;
+  assert.deepEqual(await candidates(["image", "rm", ""], { ...env, SMOLVM_REGISTRY: address }), ["default", "one"]);
+  assert.equal(asked, 0);
 });
 
 test("what belongs to the guest's command is left alone", async () => {

@@ -91,6 +91,16 @@ test("an unknown option names itself and the nearest one", async () => {
   assert.equal(stderr, "smolvm: Unknown option: '--regsitry'.\nhint: Did you mean '--registry'?\n");
 });
 
+test("what every object of JavaScript has is no option", async () => {
+  for (const name of ["constructor", "toString", "valueOf", "__proto__", "hasOwnProperty"]) {
+    for (const option of [`--${name}`, `--${name}=3`]) {
+      const { status, stderr } = await smolvm(["completion", "bash", option]);
+      assert.equal(status, 2, option);
+      assert.equal(stderr, `smolvm: Unknown option: '--${name}'.\nhint: See: smolvm completion --help\n`);
+    }
+  }
+});
+
 test("what can be wrong in the arguments is said with the value, before anything is done", async () => {
   const wrong: readonly (readonly [readonly string[], RegExp])[] = [
     [[], /No command is given/],
