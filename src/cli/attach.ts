@@ -2,6 +2,7 @@ import { constants } from "node:os";
 import type { Readable, Writable } from "node:stream";
 
 import type { GuestProcess } from "../machine/index.js";
+import { pump } from "./output.js";
 import { rawTerminal, terminalSize } from "./raw-terminal.js";
 
 /** How a command in the guest is joined to the terminal, or the pipes, that smolvm was started with. */
@@ -17,7 +18,10 @@ export async function attach(command: GuestProcess, { stdin, tty }: Joint): Prom
   const onResize = (): void => command.resize(terminalSize());
   if (tty) process.on("SIGWINCH", onResize);
   try {
-    const output = Promise.all([pump(command.stdout, process.stdout), pump(command.stderr, process.stderr)]);
+    const output = Promise.all([
+      pump(untilBroken(command.stdout), process.stdout),
+      pump(untilBroken(command.stderr), process.stderr),
+    ]);
     const status = await command.wait();
     await output;
     return statusOf(status);
@@ -38,15 +42,7 @@ export function statusOf({
   return exitCode ?? 128 + (number ?? 0);
 }
 
-/** Ends when all is written out. A stream that breaks off is no news here: `wait()` says why. */
-async function pump(from: Readable, to: Writable): Promise<void> {
-  for await (const chunk of untilBroken(from)) {
-    if (!to.write(chunk)) await new Promise((resolve) => to.once("drain", resolve).once("close", resolve));
-  }
-  // Written when everything before it is: the program may end right after.
-  await new Promise<void>((resolve) => to.write("", () => resolve()));
-}
-
+/** A stream that breaks off is no news here. */
 async function* untilBroken(from: Readable): AsyncGenerator<Buffer> {
   try {
     for await (const chunk of from as AsyncIterable<Buffer>) yield chunk;

@@ -1,9 +1,10 @@
 import { writeSync } from "node:fs";
+import type { Writable } from "node:stream";
 
 /** What a pipe takes at once on Linux, whoever reads it. */
 const PIPE_SIZE = 64 * 1024;
 
-/** Writes to stdout and waits until it is out: the program may end right after. */
+/** Writes a command's answer to stdout and waits until it is out: the program may end right after. What goes on is for `pump`. */
 export async function writeOut(text: string | Uint8Array): Promise<void> {
   let rest = typeof text === "string" ? Buffer.from(text) : text;
   // Making `process.stdout` takes longer than most commands that only look something up: short answers go without it.
@@ -26,6 +27,30 @@ function writeAtOnce(bytes: Uint8Array): number {
     if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
   }
   return written;
+}
+
+/**
+ * Writes out what comes as it comes, and ends when all of it is out. A reader may take its time and even stop: the program goes on
+ * meanwhile, and the signal ends it.
+ */
+export async function pump(
+  from: AsyncIterable<Uint8Array | string>,
+  to: Writable,
+  signal?: AbortSignal,
+): Promise<void> {
+  for await (const chunk of from) await taken(chunk, to, signal);
+}
+
+/** That nobody takes it any more is told by the stream itself, once for all of them. */
+function taken(chunk: Uint8Array | string, to: Writable, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const abort = (): void => reject(signal?.reason as Error);
+    signal?.addEventListener("abort", abort, { once: true });
+    to.write(chunk, () => {
+      signal?.removeEventListener("abort", abort);
+      resolve();
+    });
+  });
 }
 
 /** Columns as wide as their widest cell; the last one is not padded. */

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { appendFile, mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
+import { setTimeout } from "node:timers/promises";
 
 import { machineHome } from "../cli/machines.js";
 import { envelopeOf, firstOutput, onTerminal, smolvm, startSmolvm } from "../cli/smolvm.js";
@@ -171,6 +172,30 @@ test("cp takes one file from stdin and gives one to stdout, byte for byte", asyn
   const nowhere = await smolvm(["cp", "-", "box:/not/there"], { env, stdin: "x" });
   assert.equal(nowhere.status, 1);
   assert.match(nowhere.stderr, /ENOENT/);
+});
+
+test("Ctrl-C ends what somebody has stopped reading", async (context) => {
+  const { env, folder } = await machineHome(context);
+  await smolvm(["create", "--name", "box"], { env });
+  const made = await smolvm(["exec", "box", "--", "head -c 4000000 /dev/zero > /big"], { env });
+  assert.equal(made.status, 0, made.stderr);
+  await appendFile(join(folder, "machines", "box", "console.log"), "line\n".repeat(60_000));
+  for (const args of [
+    ["cp", "box:/big", "-"],
+    ["logs", "-f", "box"],
+    ["exec", "box", "--", "cat /big"],
+  ]) {
+    const child = startSmolvm(args, { env });
+    context.after(() => child.kill("SIGKILL"));
+    const ended = once(child, "exit") as Promise<[number | null]>;
+    // What the pipe takes, and then no more.
+    await once(child.stdout, "readable");
+    await setTimeout(500);
+    child.kill("SIGINT");
+    // Where nothing else ends it the program does so by itself, but only after 20 s.
+    const ends = await Promise.race([ended, setTimeout(10_000, "it goes on", { ref: false })]);
+    assert.deepEqual(ends, [130, null], args.join(" "));
+  }
 });
 
 test("logs --tail shows the last lines, and with -f goes on from there", async (context) => {

@@ -6,7 +6,7 @@ import type { SmolVM } from "../../machine/index.js";
 import { defineCommand } from "../command.js";
 import { UsageError } from "../failure.js";
 import { machine } from "../machines.js";
-import { writeOut } from "../output.js";
+import { pump } from "../output.js";
 
 /** In place of a path of this host: its stdin or stdout. */
 const STANDARD = "-";
@@ -55,8 +55,7 @@ async function copyIn(vm: SmolVM, from: string, to: string, signal: AbortSignal)
 
 async function copyOut(vm: SmolVM, from: string, to: string, signal: AbortSignal): Promise<void> {
   if (to === STANDARD) {
-    const content = vm.files.createReadStream(from, { signal });
-    for await (const chunk of content as AsyncIterable<Buffer>) await writeOut(chunk);
+    await pump(vm.files.createReadStream(from, { signal }), process.stdout, signal);
     return;
   }
   const found = await stat(to).catch(() => null); // not there: it will be made, or say why it can't

@@ -1,7 +1,7 @@
 import { addAbortSignal } from "node:stream";
 
 import { defineCommand } from "../command.js";
-import { writeOut } from "../output.js";
+import { pump } from "../output.js";
 import { machine, MACHINE } from "../machines.js";
 import { integer } from "../values.js";
 
@@ -22,18 +22,25 @@ export const logs = defineCommand({
       return { data: { console: text }, text };
     }
     const stream = addAbortSignal(signal, vm.consoleStream());
-    // The stream begins with all that there is, as one piece.
-    let isBefore = before !== "";
-    let all = "";
-    for await (const chunk of stream as AsyncIterable<Buffer>) {
-      const shown = isBefore && tail !== undefined ? lastLines(chunk.toString(), tail) : chunk;
-      isBefore = false;
-      if (json) all += shown.toString();
-      else await writeOut(shown);
+    const shown = shortened(stream, before === "" ? undefined : tail);
+    if (!json) {
+      await pump(shown, process.stdout, signal);
+      return {};
     }
+    let all = "";
+    for await (const chunk of shown) all += chunk.toString();
     return { data: { console: all } };
   },
 });
+
+/** Of the first piece, which is all that there is so far, only the last lines. */
+async function* shortened(stream: AsyncIterable<Buffer>, tail: number | undefined): AsyncGenerator<Buffer | string> {
+  let isBefore = true;
+  for await (const chunk of stream) {
+    yield isBefore && tail !== undefined ? lastLines(chunk.toString(), tail) : chunk;
+    isBefore = false;
+  }
+}
 
 /** A line without an end counts as one. */
 function lastLines(text: string, count: number | undefined): string {
