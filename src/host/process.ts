@@ -36,21 +36,30 @@ function currentScope(): Scope {
       : {
           // The name of a Mac changes with the network it is in; these two do not.
           host:
-            /"IOPlatformUUID" = "([^"]+)"/.exec(ask("ioreg", "-rd1", "-c", "IOPlatformExpertDevice"))?.[1] ??
+            /"IOPlatformUUID" = "([^"]+)"/.exec(askOrEmpty("ioreg", "-rd1", "-c", "IOPlatformExpertDevice"))?.[1] ??
             hostname(),
-          boot: ask("sysctl", "-n", "kern.bootsessionuuid"),
+          boot: askOrEmpty("sysctl", "-n", "kern.bootsessionuuid"),
           namespace: "",
         };
   return scope;
 }
 
-/** What a program of the system prints, in its own language and in UTC whatever the user has set; nothing if it fails. */
+/** What a program of the system prints, in its own language and in UTC whatever the user has set. Throws where it can't be started. */
 function ask(program: string, ...args: readonly string[]): string {
   // Not imported above: Linux has no use for it, and loading it takes time.
   const { spawnSync } = process.getBuiltinModule("node:child_process");
   const env = { PATH: "/usr/bin:/bin:/usr/sbin:/sbin", LC_ALL: "C", TZ: "UTC" };
   const { stdout, error } = spawnSync(program, args, { encoding: "utf8", env, stdio: ["ignore", "pipe", "ignore"] });
-  return error === undefined ? stdout.trim() : "";
+  if (error !== undefined) throw error;
+  return stdout.trim();
+}
+
+function askOrEmpty(program: string, ...args: readonly string[]): string {
+  try {
+    return ask(program, ...args);
+  } catch {
+    return ""; // a system without it: then this part tells nothing apart
+  }
 }
 
 function readOrEmpty(path: string): string {
@@ -85,8 +94,8 @@ function startTime(pid: number): string | null {
     return started === "" ? null : started;
   } catch (error) {
     // Too many open files, say, is no sign of death. Nor is a /proc that hides the processes of other users (`hidepid`).
-    if (process.platform === "linux" && (!isErrno(error, ...GONE) || isThere(pid))) throw error;
-    return null;
+    if (process.platform === "linux" && isErrno(error, ...GONE) && !isThere(pid)) return null;
+    throw error;
   }
 }
 

@@ -2,7 +2,7 @@ import { inspect } from "node:util";
 
 import { ValidationError } from "../errors.js";
 import { assertImageName } from "./name.js";
-import { ImageSource, type ImageSourceFields } from "./source.js";
+import { ImageSource, type ImageSourceFields, knownFields } from "./source.js";
 
 /* What a caller without types may give an ImageManager. */
 
@@ -30,6 +30,7 @@ export function checkedRegistry(registry: unknown): ReadonlyMap<string, ImageSou
   );
 }
 
+/** What an option of that name takes, in every call that has it. Names, paths and registries are checked where they are used. */
 const OPTIONS: Readonly<Record<string, readonly [isRight: (value: unknown) => boolean, allowed: string]>> = {
   ...Object.fromEntries(
     ["offline", "acceptNew", "dryRun", "force", "trust"].map((flag) => [
@@ -42,19 +43,15 @@ const OPTIONS: Readonly<Record<string, readonly [isRight: (value: unknown) => bo
   signal: [(value) => value instanceof AbortSignal, "an AbortSignal"],
 };
 
-/** Checks a call's options, those that are left out or undefined have their defaults, and gives the caller's signal. */
-export function checkedSignal(options: unknown): AbortSignal | undefined {
-  if (typeof options !== "object" || options === null || Array.isArray(options)) {
-    throw new ValidationError("options must be an object", { details: { field: "options", value: options } });
-  }
-  for (const [field, value] of Object.entries(options)) {
+/** Checks a call's options. Those that are left out or undefined have their defaults; one that the call does not know is misspelt. */
+export function checkOptions(options: unknown, allowedFields: readonly string[]): void {
+  for (const [field, value] of Object.entries(knownFields("options", options, allowedFields))) {
     const [isRight, allowed] = OPTIONS[field] ?? [];
     if (value === undefined || isRight === undefined || isRight(value)) continue;
     throw new ValidationError(`${field} is ${inspect(value, { depth: 0 }).slice(0, 200)}; allowed is ${allowed}`, {
       details: { field, value },
     });
   }
-  return (options as { readonly signal?: AbortSignal }).signal;
 }
 
 export function assertPath(path: unknown): asserts path is string {

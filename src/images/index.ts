@@ -2,6 +2,7 @@
 export { BUILTIN_IMAGES } from "./builtin.js";
 export type { AssetSummary, ImageDetails, ImageSummary, VerifyReport } from "./inventory.js";
 export { ImageManager, type EnsureOptions, type ImageManagerOptions, type WorkOptions } from "./manager.js";
+export { madeHere } from "./made-here.js";
 export type { ImageProgress, ProgressCallback } from "./progress.js";
 export { loadRegistry } from "./registry.js";
 export { ImageSource, LocalImage, type ImageSourceFields, type LocalImageFields } from "./source.js";

@@ -66,7 +66,11 @@ export function isWhole(store: ImageStore, { name, assets }: WantedImage): boole
 }
 
 /** Everything that is known of an image without reading its files. */
-export async function describe(store: ImageStore, wanted: WantedImage): Promise<ImageDetails> {
+export async function inspect(store: ImageStore, wanted: WantedImage): Promise<ImageDetails> {
+  return { ...(await describe(store, wanted)), leasedBy: await store.machinesUsing(wanted.name) };
+}
+
+async function describe(store: ImageStore, wanted: WantedImage): Promise<Omit<ImageDetails, "leasedBy">> {
   const { name } = wanted;
   const record = await store.read(name);
   // The files of another image say nothing of this one.
@@ -87,11 +91,11 @@ export async function describe(store: ImageStore, wanted: WantedImage): Promise<
     bootArgs: wanted.bootArgs,
     installedAt: record?.installedAt ?? null,
     assets,
-    leasedBy: await store.machinesUsing(name),
   };
 }
 
-export function summarize(details: ImageDetails): ImageSummary {
+export async function summarize(store: ImageStore, wanted: WantedImage): Promise<ImageSummary> {
+  const details = await describe(store, wanted);
   const { name, cached, origin, source, sizeBytes, allocatedBytes, verifiedAt } = details;
   return { name, cached, origin, source, sizeBytes, allocatedBytes, verifiedAt };
 }

@@ -1,8 +1,9 @@
 import { HostError, ImageError } from "../errors.js";
 import { imageDir } from "../host/home.js";
-import { assertPath, checkedFolder, checkedRegistry, checkedSignal } from "./arguments.js";
+import { assertPath, checkedFolder, checkedRegistry, checkOptions } from "./arguments.js";
 import { BUILTIN_IMAGES } from "./builtin.js";
 import * as inventory from "./inventory.js";
+import { madeHere } from "./made-here.js";
 import { assertImageName } from "./name.js";
 import { type ProgressCallback, type ProgressReport, progressTo } from "./progress.js";
 import { type ImageSource, LocalImage, type ImageSourceFields } from "./source.js";
@@ -48,7 +49,7 @@ export class ImageManager {
   readonly #registry: ReadonlyMap<string, ImageSource>;
 
   constructor(options: ImageManagerOptions = {}) {
-    checkedSignal(options);
+    checkOptions(options, ["cacheDir", "registry"]);
     this.#store = new ImageStore(checkedFolder(options.cacheDir) ?? imageDir());
     this.cacheDir = this.#store.cacheDir;
     this.#registry = checkedRegistry(options.registry ?? BUILTIN_IMAGES);
@@ -61,7 +62,7 @@ export class ImageManager {
 
   /** Whether every file of the image is here. It says nothing of their bytes: `ensureImage` does. Unknown names are false. */
   isCached(name: string): Promise<boolean> {
-    return this.#edge({}, async () => {
+    return this.#edge(async () => {
       const wanted = await this.#wanted(name);
       return wanted !== null && inventory.isWhole(this.#store, wanted);
     });
@@ -73,7 +74,7 @@ export class ImageManager {
    * `IMAGE_CHECKSUM_MISMATCH`, `IMAGE_NOT_CACHED` (offline), `IMAGE_NO_SPACE`; HostError if the cache folder can't be used
    */
   ensureImage(name: string, options: EnsureOptions = {}): Promise<LocalImage> {
-    return this.#edge(options, async () => {
+    return this.#checked(options, [...WORK, "verify", "offline", "acceptNew"], async () => {
       const { verify = "auto", offline = false, acceptNew = false, signal, onProgress } = options;
       const wanted = (await this.#wanted(name)) ?? this.#unknown(name);
       signal?.throwIfAborted();
@@ -88,7 +89,7 @@ export class ImageManager {
 
   /** Every image of the registry and of the cache, by name. */
   list(): Promise<inventory.ImageSummary[]> {
-    return this.#edge({}, async () => {
+    return this.#edge(async () => {
       const names = new Set([...this.#registry.keys(), ...(await this.#store.names())]);
       const images = await Promise.all([...names].sort().map((name) => this.#summary(name)));
       return images.filter((image) => image !== null);
@@ -97,15 +98,15 @@ export class ImageManager {
 
   /** Everything that is known of an image without reading its bytes. */
   inspect(name: string): Promise<inventory.ImageDetails> {
-    return this.#edge({}, async () => {
+    return this.#edge(async () => {
       const wanted = (await this.#wanted(name)) ?? this.#unknown(name);
-      return inventory.describe(this.#store, wanted);
+      return inventory.inspect(this.#store, wanted);
     });
   }
 
   /** Reads every byte of an image that is in the cache and holds it against its digest. Repairs nothing: `ensureImage` does. */
   verify(name: string, options: WorkOptions = {}): Promise<inventory.VerifyReport> {
-    return this.#edge(options, async () => {
+    return this.#checked(options, WORK, async () => {
       const wanted = (await this.#wanted(name)) ?? this.#unknown(name);
       return inventory.verify(this.#store, wanted, options.signal, progressTo(name, options.onProgress));
     });
@@ -113,7 +114,7 @@ export class ImageManager {
 
   /** Removes an image from the cache, and nothing else that is in its folder. ImageError `IMAGE_IN_USE` while a machine holds it. */
   remove(name: string): Promise<Removal> {
-    return this.#edge({}, async () => {
+    return this.#edge(async () => {
       if ((await this.#wanted(name)) === null) this.#unknown(name);
       return this.#store.remove(name);
     });
@@ -121,7 +122,7 @@ export class ImageManager {
 
   /** Removes from the cache what no image, no machine and no running work uses. `dryRun` only says what that would be. */
   prune(options: { readonly dryRun?: boolean | undefined } = {}): Promise<PruneReport> {
-    return this.#edge(options, () => this.#store.prune({ dryRun: options.dryRun ?? false }));
+    return this.#checked(options, ["dryRun"], () => this.#store.prune({ dryRun: options.dryRun ?? false }));
   }
 
   /** Writes a cached image to one archive, with every digest in it, after verifying it. */
@@ -130,7 +131,7 @@ export class ImageManager {
     path: string,
     options: WorkOptions = {},
   ): Promise<{ readonly path: string; readonly bytes: number }> {
-    return this.#edge(options, async () => {
+    return this.#checked(options, WORK, async () => {
       assertPath(path);
       if ((await this.#wanted(name)) === null) this.#unknown(name);
       return exportImage(this.#store, name, path, options.signal, progressTo(name, options.onProgress));
@@ -152,7 +153,7 @@ export class ImageManager {
       readonly trust?: boolean | undefined;
     } = {},
   ): Promise<LocalImage> {
-    return this.#edge(options, () => {
+    return this.#checked(options, [...WORK, "name", "force", "trust"], async () => {
       assertPath(path);
       const { name, force = false, trust = false, signal, onProgress } = options;
       if (name !== undefined) assertImageName(name);
@@ -163,7 +164,7 @@ export class ImageManager {
 
   /** What the cache knows to belong to a cached kernel: null for any other path. */
   companionsOf(kernelPath: string): Promise<{ readonly initrdPath?: string; readonly bootArgs?: string } | null> {
-    return this.#edge({}, () => {
+    return this.#edge(() => {
       assertPath(kernelPath);
       return inventory.companionsOf(this.#store, kernelPath);
     });
@@ -171,17 +172,24 @@ export class ImageManager {
 
   async #summary(name: string): Promise<inventory.ImageSummary | null> {
     try {
-      return inventory.summarize(await this.inspect(name));
+      return await this.#edge(async () => {
+        const wanted = await this.#wanted(name);
+        return wanted && (await inventory.summarize(this.#store, wanted)); // null: removed while it was listed
+      });
     } catch (error) {
-      if (error instanceof ImageError && error.code === "IMAGE_UNKNOWN") return null; // removed while it was listed
       if (error instanceof HostError && error.code === "HOST_PERMISSION") return inventory.unreadable(name);
       throw error;
     }
   }
 
-  /** Checks what the caller gave besides names and paths, and sees to it that nothing but errors of the library leave. */
-  async #edge<T>(options: object, work: () => Promise<T>): Promise<T> {
-    const signal = checkedSignal(options);
+  /** Checks what the caller gave besides names and paths, and does the work. */
+  async #checked<T>(options: object, fields: readonly string[], work: () => Promise<T>): Promise<T> {
+    checkOptions(options, fields);
+    return this.#edge(work, (options as WorkOptions).signal);
+  }
+
+  /** Sees to it that nothing but errors of the library leaves. */
+  async #edge<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     try {
       return await work();
     } catch (error) {
@@ -234,7 +242,7 @@ export class ImageManager {
       "IMAGE_UNKNOWN",
       `Unknown image: '${name}'. Available images: ${available.join(", ") || "(none)"}`,
       {
-        hint: MADE_HERE.test(name)
+        hint: madeHere(name) !== null
           ? `That image is made on this host, not downloaded: smolvm image pull ${name}`
           : "List the images with: smolvm image ls",
         details: { name, available },
@@ -243,5 +251,5 @@ export class ImageManager {
   }
 }
 
-/** What `SmolVM.create()` and the command line make where it is not there. */
-const MADE_HERE = /^default(?:-(?:arm64|x86_64))?$/;
+/** The options of everything that takes its time. */
+const WORK = ["signal", "onProgress"] as const;

@@ -24,6 +24,7 @@ function objectionTo(name: string): string | null {
   if (name.length > MAX_CHARACTERS) return `is longer than ${MAX_CHARACTERS} characters`;
   if (Buffer.byteLength(name) > MAX_BYTES) return `is longer than ${MAX_BYTES} bytes in UTF-8`;
   if (/[/\\]/.test(name)) return "must not contain a slash: it names an image, not a path";
+  if (name === "lost+found") return "is the folder that file systems keep for themselves";
   if (name.startsWith(".")) return "must not begin with a dot";
   if (name.trim() !== name) return "must not begin or end with white space";
   // Control and format characters, lone surrogates and unassigned code points: invisible, or not the same for every file system.

@@ -105,7 +105,12 @@ export class LocalImage {
   }
 }
 
-function knownFields(owner: string, fields: unknown, allowed: readonly string[]): Readonly<Record<string, unknown>> {
+/** The fields, none of which may be one that the owner does not have: a misspelt digest must not become no digest. */
+export function knownFields(
+  owner: string,
+  fields: unknown,
+  allowed: readonly string[],
+): Readonly<Record<string, unknown>> {
   if (typeof fields !== "object" || fields === null || Array.isArray(fields)) {
     throw new ValidationError(`${owner} needs an object with the fields ${allowed.join(", ")}`);
   }

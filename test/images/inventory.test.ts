@@ -108,3 +108,11 @@ test("a list does not fail with one image that this user may not look at, or tha
     ["hello", "secret"],
   );
 });
+
+test("the folder that a mounted disk brings is no image", async (t) => {
+  const cacheDir = join(scratch(t), "images");
+  mkdirSync(join(cacheDir, "lost+found"), { recursive: true, mode: 0o700 });
+  const manager = new ImageManager({ cacheDir, registry: {} });
+  assert.deepEqual(await manager.list(), []);
+  assert.deepEqual((await manager.prune({ dryRun: true })).removed, []);
+});

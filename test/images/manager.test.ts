@@ -110,6 +110,9 @@ test("whatever a caller without types gives is a ValidationError that names it",
     ["ensureImage", ["hello", { signal: "no" }], /signal/],
     ["ensureImage", ["hello", { offline: 1 }], /offline/],
     ["ensureImage", ["hello", { verify: "sometimes" }], /verify is 'sometimes'/],
+    ["ensureImage", ["hello", { ofline: true }], /options has no field 'ofline'; allowed are .*\boffline\b/],
+    ["ensureImage", ["hello", { constructor: 1 }], /no field 'constructor'/],
+    ["verify", ["hello", { offline: true }], /no field 'offline'/],
     ["verify", ["hello", { onProgress: {} }], /onProgress/],
     ["prune", [null], /options/],
     ["prune", [{ dryRun: "yes" }], /dryRun/],
@@ -123,7 +126,9 @@ test("whatever a caller without types gives is a ValidationError that names it",
     assert.ok(error instanceof ValidationError, `${call} ${String(args[0])}: ${String(error)}`);
     assert.match(error.message, names);
   }
-  assert.throws(() => new ImageManager(null as unknown as object), ValidationError);
+  for (const wrong of [null, { cachDir: cacheDir }]) {
+    assert.throws(() => new ImageManager(wrong as unknown as object), ValidationError);
+  }
   assert.equal(existsSync(cacheDir), false, "nothing was begun");
 });
 

@@ -2,9 +2,9 @@ import { rm } from "node:fs/promises";
 import { dirname } from "node:path";
 
 import { ValidationError } from "../../errors.js";
+import { abortable } from "../../host/abortable.js";
 import { withoutCredentials } from "../address.js";
 import { storageFailure } from "../storage-failure.js";
-import { abortable } from "./abortable.js";
 import { asHostError, checksumMismatch, downloadFailed, FetchFailure, type Attempt, type Mismatch } from "./failure.js";
 import { Following } from "./following.js";
 import type { HashResult } from "./hasher.js";

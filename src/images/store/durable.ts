@@ -2,6 +2,7 @@ import { constants, renameSync, rmSync, writeFileSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
+import { abortable } from "../../host/abortable.js";
 import { isErrno } from "../../host/errno.js";
 import { makeFolder, unique } from "../../host/folder.js";
 import type { Layout } from "./layout.js";
@@ -34,23 +35,6 @@ export function syncHandle(handle: FileHandle, signal: AbortSignal | undefined):
     handle.sync().finally(() => handle.close()),
     signal,
   );
-}
-
-/** The work's outcome, or the signal's reason as soon as it is aborted. */
-async function abortable<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return work;
-  work.catch(() => undefined); // after an abort nobody waits for it
-  let abort: () => void = () => undefined;
-  const aborted = new Promise<never>((_resolve, reject) => {
-    abort = (): void => reject(signal.reason as Error);
-    signal.addEventListener("abort", abort, { once: true });
-  });
-  try {
-    signal.throwIfAborted();
-    return await Promise.race([work, aborted]);
-  } finally {
-    signal.removeEventListener("abort", abort);
-  }
 }
 
 /** Writes a small file so that a reader sees the old one or the whole new one. */
