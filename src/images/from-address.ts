@@ -4,7 +4,8 @@ import { ImageError } from "../errors.js";
 import { acquireLock, type Lock } from "../host/lock.js";
 import { withoutCredentials } from "./address.js";
 import { expectedOf, type Expected, type Hunt, type HuntOptions, type Obtained, recorded } from "./hunt.js";
-import { addressKey, type Address } from "./store/index.js";
+import { madeHere } from "./made-here.js";
+import { addressKey, type Address, type ImageOrigin } from "./store/index.js";
 import { publicUrl } from "./wanted.js";
 
 /**
@@ -125,9 +126,16 @@ function addressOf({ image, asset, record }: Hunt): Address {
   if (asset.url !== null) return { url: asset.url, digest: asset.digest };
   const kind = record?.origin.kind ?? "built";
   throw new ImageError("IMAGE_CHECKSUM_MISMATCH", `The ${asset.kind} of image '${image.name}' is damaged or missing.`, {
-    hint: `The image was ${kind} here and can't be downloaded: ${kind === "imported" ? "import" : "build"} it again.`,
+    hint: again(image.name, kind),
     details: { name: image.name, asset: asset.kind, expected: record?.assets[asset.kind]?.contentDigest ?? null },
   });
+}
+
+/** How an image that has no address is had once more. */
+function again(name: string, kind: ImageOrigin["kind"]): string {
+  if (kind === "built" && madeHere(name) !== null)
+    return `It was made on this host. Make it again with: smolvm image pull ${name}`;
+  return `The image was ${kind} here and can't be downloaded: ${kind === "imported" ? "import" : "build"} it again.`;
 }
 
 function notCached({ store, image, asset, record }: Hunt): ImageError {

@@ -48,21 +48,26 @@ test("the list has the images of the registry and of the cache, with what they o
 });
 
 test("an image that was built here is known by its name, and can't be put right by downloading", async (t) => {
-  const cacheDir = join(scratch(t), "images");
-  const image = await build(cacheDir, "mine");
-  const manager = new ImageManager({ cacheDir });
-  assert.deepEqual(await manager.ensureImage("mine"), image);
-  assert.equal(await manager.isCached("mine"), true);
-  assert.deepEqual((await manager.verify("mine")).ok, true);
-  await new ImageStore(cacheDir).prune({ dryRun: false });
-  writeFileSync(image.kernelPath, "not the kernel");
-  await assert.rejects(manager.ensureImage("mine"), {
-    code: "IMAGE_CHECKSUM_MISMATCH",
-    message: "The kernel of image 'mine' is damaged or missing.",
-    hint: /build it again/,
-  });
-  assert.deepEqual(await build(cacheDir, "mine"), image);
-  assert.deepEqual(await manager.ensureImage("mine"), image);
+  for (const [name, hint] of [
+    ["mine", /build it again/],
+    ["default-arm64", /smolvm image pull default-arm64$/],
+  ] as const) {
+    const cacheDir = join(scratch(t), "images");
+    const image = await build(cacheDir, name);
+    const manager = new ImageManager({ cacheDir });
+    assert.deepEqual(await manager.ensureImage(name), image);
+    assert.equal(await manager.isCached(name), true);
+    assert.deepEqual((await manager.verify(name)).ok, true);
+    await new ImageStore(cacheDir).prune({ dryRun: false });
+    writeFileSync(image.kernelPath, "not the kernel");
+    await assert.rejects(manager.ensureImage(name), {
+      code: "IMAGE_CHECKSUM_MISMATCH",
+      message: `The kernel of image '${name}' is damaged or missing.`,
+      hint,
+    });
+    assert.deepEqual(await build(cacheDir, name), image);
+    assert.deepEqual(await manager.ensureImage(name), image);
+  }
 });
 
 async function build(cacheDir: string, name: string) {
