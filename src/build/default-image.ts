@@ -13,6 +13,8 @@ export interface DefaultImageOptions {
   readonly arch?: string | undefined;
   /** Default: `$SMOLVM_IMAGE_DIR`, else `~/.smolvm/images`. */
   readonly cacheDir?: string | undefined;
+  /** Take it from the cache or not at all. Default: false. */
+  readonly offline?: boolean | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Told at the start of each step what is done now, such as "unpacking the kernel". */
   readonly onStep?: ((progress: { readonly step: string }) => void) | undefined;
@@ -27,7 +29,8 @@ const ARCHES: readonly Arch[] = ["x86_64", "arm64"];
  * "default-arm64" or "default-x86_64".
  *
  * Errors: ValidationError for an unknown `arch`; HostError HOST_UNSUPPORTED on a host without apt; ImageError IMAGE_BUILD_FAILED
- * where a package can't be had or unpacked; the signal's own reason.
+ * where a package can't be had or unpacked, IMAGE_NOT_CACHED where it would have to be made and `offline` is set; the signal's own
+ * reason.
  */
 export async function defaultImage(options: DefaultImageOptions = {}): Promise<LocalImage> {
   const arch = checkArch(options.arch);
@@ -37,6 +40,7 @@ export async function defaultImage(options: DefaultImageOptions = {}): Promise<L
   options.signal?.throwIfAborted();
   const cached = await openCached(store, name, options.signal);
   if (cached !== null) return cached;
+  if (options.offline === true) throw notCached(name, store.cacheDir);
   // Loaded here: every start of a machine comes by, and hardly any has to make the image first.
   const { buildDefault, buildFailure } = await import("./make-default.js");
   try {
@@ -76,6 +80,13 @@ function checkArch(arch: string | undefined): Arch {
     });
   }
   return known;
+}
+
+function notCached(name: string, cacheDir: string): ImageError {
+  return new ImageError("IMAGE_NOT_CACHED", `The image '${name}' has not been made on this host yet, or is damaged.`, {
+    hint: `Make it while there is a network: smolvm image pull ${name}`,
+    details: { name, cacheDir },
+  });
 }
 
 async function openCached(

@@ -1,5 +1,7 @@
 import { ImageError } from "../errors.js";
 import type { ImageManager, LocalImage } from "../images/index.js";
+// Not through the door, which has the whole image room behind it: the default image is had without.
+import { madeHere } from "../images/made-here.js";
 import type { OptionDescriptions } from "./command.js";
 import type { Progress } from "./progress.js";
 import { print } from "./terminal.js";
@@ -15,9 +17,6 @@ export const IMAGE_OPTIONS = {
 
 /** The image that is made on this host, for machines where no image is named. */
 export const DEFAULT_IMAGE = "default";
-
-/** "default", or "default-arm64" for another architecture than the host's: made, not downloaded, unless a registry has it. */
-const MADE_HERE = /^default(?:-(arm64|x86_64))?$/;
 
 interface Registry {
   readonly registry: string | undefined;
@@ -94,32 +93,29 @@ export async function ensureImage(
 ): Promise<LocalImage> {
   using own = progress === undefined ? new (await import("./progress.js")).Progress() : null;
   const shown = progress ?? own;
-  const made = MADE_HERE.exec(name);
-  if (made !== null && !manager?.listAvailable().includes(name)) {
-    if (offline && !(await (manager ?? (await imageManager({ registry: undefined, offline }))).isCached(name))) {
-      throw notHere(name, {});
+  const made = madeHere(name, manager);
+  try {
+    if (made === null) {
+      manager ??= await imageManager({ registry: undefined }, signal);
+      return await manager.ensureImage(name, { signal, onProgress: shown?.image, acceptNew, offline });
     }
     const { defaultImage } = await import("../build/index.js");
     const onStep = ({ step }: { step: string }): void => shown?.step(`making the default image: ${step}`);
-    return await defaultImage({ arch: made[1], signal, onStep });
-  }
-  manager ??= await imageManager({ registry: undefined });
-  try {
-    return await manager.ensureImage(name, { signal, onProgress: shown?.image, acceptNew, offline });
+    return await defaultImage({ arch: made.arch, offline, signal, onStep });
   } catch (error) {
     const code = offline && error instanceof ImageError ? error.code : null;
     const missing = code === "IMAGE_NOT_CACHED" || (code === "IMAGE_UNKNOWN" && isAddress(registryFrom(registry)));
-    throw missing ? notHere(name, { registry, cause: error }) : error;
+    throw missing ? notHere(name, made === null ? registry : undefined, error) : error;
   }
 }
 
 /** The command that gets it, with the registry that was named. One that may hold a password is not repeated. */
-function notHere(name: string, from: { readonly registry?: string | undefined; readonly cause?: unknown }): ImageError {
-  const shown = /^[\w./:~-]*$/.test(from.registry ?? "") ? from.registry : "FILE_OR_URL";
+function notHere(name: string, registry: string | undefined, cause: unknown): ImageError {
+  const shown = /^[\w./:~-]*$/.test(registry ?? "") ? registry : "FILE_OR_URL";
   const option = shown === undefined ? "" : `--registry ${shown} `;
   return new ImageError("IMAGE_NOT_CACHED", `Image '${name}' is not here, and --offline keeps it from being fetched.`, {
     hint: `Get it while there is a network: smolvm image pull ${option}${name}`,
     details: { name },
-    cause: from.cause,
+    cause,
   });
 }

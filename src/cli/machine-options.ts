@@ -93,7 +93,7 @@ export async function startMachine(
   const { offline, registry } = wanted;
   for (const { host } of wanted.ports) if (host !== undefined) await assertFree(host);
   const images = wanted.image === undefined ? undefined : await imageManager(wanted, signal).catch(sayOffline);
-  const vm = new SmolVM({ ...wanted.config, image: wanted.image, images, detached });
+  const vm = new SmolVM({ ...wanted.config, image: wanted.image, images, offline, detached });
   await ensureImage(wanted.image, { manager: images, signal, offline, registry });
   await vm.start({ signal });
   try {

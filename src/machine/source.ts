@@ -1,6 +1,8 @@
 import { imageDir } from "../host/home.js";
-import { ImageError, ValidationError } from "../errors.js";
+import { ValidationError } from "../errors.js";
 import type { ImageManager, ImageProgress, LocalImage } from "../images/index.js";
+// Not through the door, which has the whole image room behind it: a machine of the default image is started without.
+import { madeHere } from "../images/made-here.js";
 import {
   assertKnownFields,
   assertVmId,
@@ -31,9 +33,6 @@ export interface VMOptions extends Partial<VMConfigFields> {
 export type CreateProgress = ImageProgress | { readonly image: string; readonly step: string };
 
 const OPTION_FIELDS = [...CONFIG_FIELDS, "image", "images", "cacheDir", "onProgress", "offline", "detached"];
-
-/** "default", or "default-arm64" for another architecture than the host's: made here, unless a registry has that name. */
-const MADE_HERE = /^default(?:-(arm64|x86_64))?$/;
 
 /** A machine's configuration, or how to come by it. Checked as far as it can be without touching an image. */
 export interface Wish {
@@ -120,22 +119,13 @@ async function manager({ images, cacheDir }: Where): Promise<ImageManager> {
 }
 
 async function find(name = "default", where: Where, signal: AbortSignal | undefined): Promise<LocalImage> {
-  const { onProgress, offline = false } = where;
-  const made = MADE_HERE.exec(name);
-  if (made === null || where.images?.listAvailable().includes(name) === true) {
-    return (await manager(where)).ensureImage(name, { signal, onProgress, offline });
-  }
-  const cacheDir = where.images?.cacheDir ?? where.cacheDir;
-  if (offline && !(await (await manager(where)).isCached(name))) {
-    throw new ImageError("IMAGE_NOT_CACHED", `The image '${name}' has not been made on this host yet.`, {
-      hint: "Make it while there is a network: smolvm image pull default",
-      details: { name, cacheDir },
-    });
-  }
+  const { images, onProgress, offline = false } = where;
+  const made = madeHere(name, images);
+  if (made === null) return (await manager(where)).ensureImage(name, { signal, onProgress, offline });
   const { defaultImage: make } = await import("../build/index.js");
   const tell = onProgress && quietly(onProgress);
   const onStep = tell && (({ step }: { readonly step: string }): void => tell({ image: name, step }));
-  return make({ arch: made[1], cacheDir, signal, onStep });
+  return make({ arch: made.arch, cacheDir: images?.cacheDir ?? where.cacheDir, offline, signal, onStep });
 }
 
 /** A display that fails is the caller's affair; the image is not to suffer from it. */

@@ -65,6 +65,7 @@ test("a damaged image is made anew, of the same bytes, and from lists of its own
   const before = await digests(cacheDir, "default");
   chmodSync(image.initrdPath ?? "", 0o644);
   writeFileSync(image.initrdPath ?? "", "damaged");
+  await assert.rejects(make({ cacheDir, offline: true }), { code: "IMAGE_NOT_CACHED" });
   // To the build, a clock that is a month ahead makes the system's lists a month old.
   context.mock.timers.enable({ apis: ["Date"], now: Date.now() + 30 * 24 * 3600 * 1000 });
   const again = await make({ cacheDir });

@@ -5,6 +5,7 @@ import { createServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
 
+import { homeWithDamaged } from "./damaged-default.js";
 import { serveImages } from "./registry.js";
 import { envelopeOf, smolvm, temporaryFolder } from "./smolvm.js";
 
@@ -70,6 +71,19 @@ test("--offline makes no default image, which takes packages from the network", 
   assert.equal(ran.status, 1);
   assert.equal(envelopeOf(ran).error?.code, "IMAGE_NOT_CACHED");
   assert.equal(envelopeOf(ran).error?.hint, "Get it while there is a network: smolvm image pull default");
+});
+
+test("--offline makes no default image anew either, where the one that is here is damaged", async (context) => {
+  const { env, calls } = await homeWithDamaged(await temporaryFolder(context), "default");
+  for (const args of [["--offline"], ["--offline", "--image", "default"]]) {
+    const { error } = envelopeOf(await smolvm(["run", ...args, "--json", "true"], { env }));
+    assert.equal(error?.code, "IMAGE_NOT_CACHED");
+    assert.equal(error.hint, "Get it while there is a network: smolvm image pull default");
+    assert.deepEqual(await calls(), []);
+  }
+  const online = envelopeOf(await smolvm(["run", "--json", "true"], { env }));
+  assert.equal(online.error?.code, "IMAGE_BUILD_FAILED");
+  assert.notDeepEqual(await calls(), [], "it would have been made with these programs");
 });
 
 test("with --offline an image that is here needs no registry", async (context) => {

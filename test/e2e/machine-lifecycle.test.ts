@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { appendFile, copyFile, mkdir, mkdtemp, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
+import { appendFile, chmod, copyFile, mkdir, mkdtemp, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -194,8 +194,17 @@ test("the default image is made under its name too, with each step told, and off
     assert.equal(inspect(vm), `SmolVM { vmId: '${vm.vmId}', status: 'running' }`);
   }
   assert.ok(steps.length > 2 && steps.every((step) => step.startsWith("default: ")), steps.join("; "));
-  await using again = await SmolVM.create(offline);
-  assert.equal(again.status, "running");
+  {
+    await using again = await SmolVM.create(offline);
+    assert.equal(again.status, "running");
+  }
+  const kernel = join(cacheDir, "default", "vmlinux.bin");
+  await chmod(kernel, 0o644);
+  await appendFile(kernel, "damage");
+  await assert.rejects(SmolVM.create({ ...offline, onProgress: told }), {
+    code: "IMAGE_NOT_CACHED",
+    hint: "Make it while there is a network: smolvm image pull default",
+  });
 });
 
 test("a guest that does not come up is a BootError with its last words, within the time", async (context) => {
