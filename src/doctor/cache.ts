@@ -1,4 +1,4 @@
-import { BUILTIN_IMAGES, ImageManager, loadRegistry } from "../images/index.js";
+import { BUILTIN_IMAGES, ImageManager, loadRegistry, madeHere } from "../images/index.js";
 import type { Check, Finding } from "./check.js";
 
 /** Every image that is here is read in full and held against its digests; what nobody uses is counted. */
@@ -53,8 +53,9 @@ function mendDamaged(damaged: readonly string[]): Finding {
           const { defaultImage } = await import("../build/index.js");
           const manager = await managerInUse(signal);
           for (const name of damaged) {
-            await (name === "default"
-              ? defaultImage({ signal })
+            const made = madeHere(name, manager);
+            await (made !== null
+              ? defaultImage({ arch: made.arch, signal })
               : manager.ensureImage(name, { verify: "full", signal }));
           }
         },

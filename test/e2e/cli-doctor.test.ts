@@ -5,9 +5,10 @@ import { test } from "node:test";
 
 import { findTool } from "../../src/host/find.js";
 import { hostTools } from "../../src/host/setup.js";
+import { homeWithDamaged } from "../cli/damaged-default.js";
 import { machineHome } from "../cli/machines.js";
 import { serveImages } from "../cli/registry.js";
-import { envelopeOf, type Ran, smolvm } from "../cli/smolvm.js";
+import { envelopeOf, type Ran, smolvm, temporaryFolder } from "../cli/smolvm.js";
 
 interface CheckData {
   readonly name: string;
@@ -97,6 +98,19 @@ test("doctor finds a damaged image; --fix asks first, and mends it with --yes", 
   const mended = await smolvm(["doctor", "--fix", "--yes", "--json"], { env });
   assert.equal(checksOf(mended).get("images")?.status, "ok", mended.stderr);
   assert.equal((await smolvm(["image", "verify", "one"], { env })).status, 0);
+});
+
+test("doctor --fix makes anew what was made here for another architecture", async (context) => {
+  const [name, inDebian] = process.arch === "arm64" ? ["default-x86_64", "amd64"] : ["default-arm64", "arm64"];
+  const { env, calls } = await homeWithDamaged(await temporaryFolder(context), name);
+  const made = async (): Promise<boolean> =>
+    (await calls()).some((call) => call.includes(`APT::Architecture=${inDebian} `));
+  const found = await smolvm(["doctor", "--json"], { env });
+  assert.equal(checksOf(found).get("images")?.detail, `Damaged: ${name}.`);
+  assert.equal(await made(), false);
+  const ran = await smolvm(["doctor", "--fix", "--yes", "--json"], { env });
+  assert.equal(checksOf(ran).get("images")?.status, "failure", "the programs that make it are dummies");
+  assert.ok(await made(), ran.stderr);
 });
 
 test("doctor says when a folder can't be used", async (context) => {
