@@ -53,7 +53,7 @@ export async function defaultImage(options: DefaultImageOptions = {}): Promise<L
     }
   } catch (error) {
     options.signal?.throwIfAborted();
-    throw buildFailure(error, name);
+    throw buildFailure(error, name, store.cacheDir);
   }
 }
 

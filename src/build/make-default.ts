@@ -1,7 +1,8 @@
-import { mkdir, rm, statfs, writeFile } from "node:fs/promises";
+import { mkdir, rm, writeFile } from "node:fs/promises";
 
 import { HostError, ImageError, SmolVMError } from "../errors.js";
-import type { LocalImage } from "../images/index.js";
+import { isErrno } from "../host/errno.js";
+import { assertSpace, type LocalImage, noSpace, NOT_WRITABLE } from "../images/index.js";
 import type { AssetSource, ImageStore } from "../images/store/index.js";
 import { Apt } from "./apt.js";
 import type { DefaultImageOptions } from "./default-image.js";
@@ -33,7 +34,7 @@ export async function buildDefault(
   try {
     const folder = await place("packages");
     await mkdir(folder);
-    await requireSpace(folder, name);
+    assertSpace(store.cacheDir, NEEDED_BYTES, lacksSpace(name));
     const apt = await Apt.open({ arch, folder, signal, onStep });
     const packages = await apt.download([...(await kernelPackages(apt, arch)), BUSYBOX]);
 
@@ -63,42 +64,22 @@ export async function buildDefault(
 /** Lists and packages of apt, and the finished image beside them; without this, apt complains in words of its own. */
 const NEEDED_BYTES = 160 * 1024 * 1024;
 
-async function requireSpace(folder: string, name: string): Promise<void> {
-  const { bavail, bsize } = await statfs(folder);
-  if (bavail * bsize < NEEDED_BYTES) throw noSpace(name, bavail * bsize);
-}
-
-function noSpace(name: string, freeBytes: number | null, cause?: unknown): ImageError {
-  const free = freeBytes === null ? "" : `, ${mebibytes(freeBytes)} are free`;
-  return new ImageError(
-    "IMAGE_NO_SPACE",
-    `Not enough space to make the image '${name}': ${mebibytes(NEEDED_BYTES)} are needed${free}.`,
-    {
-      hint: "Free some space (smolvm image prune), or choose another folder with SMOLVM_IMAGE_DIR.",
-      details: { neededBytes: NEEDED_BYTES, freeBytes },
-      cause,
-    },
-  );
-}
-
-function mebibytes(bytes: number): string {
-  return `${Math.floor(bytes / 2 ** 20)} MiB`;
-}
+const lacksSpace = (name: string): string => `Not enough space to make the image '${name}'`;
 
 /** Errors of the library pass as they are; what the system said gets a name and a mend. */
-export function buildFailure(error: unknown, name: string): unknown {
+export function buildFailure(error: unknown, name: string, cacheDir: string): unknown {
   // Whatever is wrong with a package's content, to the caller it is this image that can't be made.
   if (error instanceof SmolVMError && error.code !== "IMAGE_INVALID") return error;
-  const errno = error instanceof Error ? (error as NodeJS.ErrnoException) : undefined;
-  if (errno?.code === "ENOSPC" || errno?.code === "EDQUOT") return noSpace(name, null, error);
-  if (errno?.syscall !== undefined) {
-    const forbidden = ["EACCES", "EPERM", "EROFS"].includes(errno.code ?? "");
+  if (isErrno(error, "ENOSPC", "EDQUOT")) {
+    return noSpace(cacheDir, { neededBytes: NEEDED_BYTES, what: lacksSpace(name), cause: error });
+  }
+  if (isErrno(error)) {
     return new HostError(
-      forbidden ? "HOST_PERMISSION" : "HOST_IO",
-      `The image '${name}' could not be made: ${errno.message}.`,
+      isErrno(error, ...NOT_WRITABLE) ? "HOST_PERMISSION" : "HOST_IO",
+      `The image '${name}' could not be made: ${error.message}.`,
       {
         hint: "Give this user a folder that can be written: set SMOLVM_IMAGE_DIR, or SMOLVM_HOME for all that smolvm keeps.",
-        details: { errno: errno.code, path: errno.path },
+        details: { errno: error.code, path: error.path },
         cause: error,
       },
     );

@@ -3,17 +3,25 @@ import { statfsSync } from "node:fs";
 import { ImageError } from "../errors.js";
 
 /** Throws an IMAGE_NO_SPACE error before a write of that size is begun in vain. */
-export function assertSpace(folder: string, neededBytes: number): void {
-  if ((freeSpace(folder) ?? Infinity) < neededBytes) throw noSpace(folder, neededBytes);
+export function assertSpace(cacheDir: string, neededBytes: number, what?: string): void {
+  if ((freeSpace(cacheDir) ?? Infinity) < neededBytes) throw noSpace(cacheDir, { neededBytes, what });
 }
 
-export function noSpace(folder: string, neededBytes?: number, cause?: unknown): ImageError {
-  const freeBytes = freeSpace(folder);
+export interface NoSpace {
+  readonly neededBytes?: number | undefined;
+  /** How the message begins. Default: that there is no space left in the cache. */
+  readonly what?: string | undefined;
+  readonly cause?: unknown;
+}
+
+export function noSpace(cacheDir: string, { neededBytes, what, cause }: NoSpace): ImageError {
+  const freeBytes = freeSpace(cacheDir);
   const needed = neededBytes === undefined ? "" : `${mebibytes(neededBytes)} needed, `;
   const free = freeBytes === null ? "free space unknown" : `${mebibytes(freeBytes)} free`;
-  return new ImageError("IMAGE_NO_SPACE", `No space left in the image cache '${folder}': ${needed}${free}.`, {
+  const begin = what ?? `No space left in the image cache '${cacheDir}'`;
+  return new ImageError("IMAGE_NO_SPACE", `${begin}: ${needed}${free}.`, {
     hint: "Free some space (smolvm image prune), or choose another folder with SMOLVM_IMAGE_DIR.",
-    details: { cacheDir: folder, neededBytes: neededBytes ?? null, freeBytes },
+    details: { cacheDir, neededBytes: neededBytes ?? null, freeBytes },
     cause,
   });
 }

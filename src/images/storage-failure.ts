@@ -11,7 +11,7 @@ export const NOT_WRITABLE = ["EROFS", "EACCES", "EPERM"] as const;
  */
 export function storageFailure(error: unknown, cacheDir: string): unknown {
   if (error instanceof SmolVMError || !isErrno(error)) return error;
-  if (isErrno(error, "ENOSPC", "EDQUOT")) return noSpace(cacheDir, undefined, error);
+  if (isErrno(error, "ENOSPC", "EDQUOT")) return noSpace(cacheDir, { cause: error });
   const permission = isErrno(error, ...NOT_WRITABLE);
   return new HostError(
     permission ? "HOST_PERMISSION" : "HOST_IO",

@@ -77,7 +77,7 @@ for (const [how, damage] of Object.entries(breakages)) {
 const unusable: Readonly<Record<string, readonly [mount: string, answer: RegExp]>> = {
   "a disk that is too full": [
     "size=50m",
-    /^IMAGE_NO_SPACE .*'default': 160 MiB are needed, (49|50) MiB are free\. Free some space .* 0\n$/,
+    /^IMAGE_NO_SPACE .*'default': 160\.0 MiB needed, (49|50)\.\d MiB free\. Free some space .* 0\n$/,
   ],
   "a disk that is read-only": ["ro", /^HOST_PERMISSION .*EROFS.* SMOLVM_IMAGE_DIR.* 0\n$/],
 };
