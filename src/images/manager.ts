@@ -242,9 +242,10 @@ export class ImageManager {
       "IMAGE_UNKNOWN",
       `Unknown image: '${name}'. Available images: ${available.join(", ") || "(none)"}`,
       {
-        hint: madeHere(name) !== null
-          ? `That image is made on this host, not downloaded: smolvm image pull ${name}`
-          : "List the images with: smolvm image ls",
+        hint:
+          madeHere(name) !== null
+            ? `That image is made on this host, not downloaded: smolvm image pull ${name}`
+            : "List the images with: smolvm image ls",
         details: { name, available },
       },
     );
