@@ -5,7 +5,7 @@ import { basename, join } from "node:path";
 import { Readable } from "node:stream";
 import { after, before, test } from "node:test";
 
-import { GuestFileError, ValidationError } from "../../src/errors.js";
+import { GuestFileError, HostError, ValidationError } from "../../src/errors.js";
 import type { FileKind, GuestDirent, GuestFiles, GuestStat } from "../../src/guest/index.js";
 import { downloadTree } from "../../src/machine/transfer.js";
 
@@ -135,6 +135,16 @@ test("names of the guest's are shown without what a terminal acts on", async () 
   await assert.rejects(downloadTree(evil, "/d", join(folder, "shown")), (error: unknown) => {
     assert.ok(error instanceof ValidationError);
     assert.doesNotMatch(error.message, /[\x1b\u202e]/);
+    return true;
+  });
+  // In what the host's system says too, which has the path as it is.
+  const name = `\x1b]0;pwned\x07\x1b[2J\u202e${"n".repeat(300)}`;
+  const long = guest({ kindOf: (path) => (path === "/d" ? "directory" : "file"), list: () => [entry(name)] });
+  await assert.rejects(downloadTree(long, "/d", join(folder, "shown")), (error: unknown) => {
+    assert.ok(error instanceof HostError);
+    assert.match(error.message, /ENAMETOOLONG.*pwned/);
+    assert.doesNotMatch(error.message, /[\x00-\x1f\u202e]/);
+    assert.ok((error.cause as Error).message.includes(name), "the cause is as it came");
     return true;
   });
   assert.doesNotMatch(new GuestFileError("EIO", "read", "/d/\x1b[2J\u202eb").message, /[\x1b\u202e]/);
