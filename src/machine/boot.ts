@@ -11,6 +11,7 @@ import {
   type QemuProcess,
 } from "../hypervisor/index.js";
 import { bootFailure, type BootPhase } from "./boot-failure.js";
+import { beginConsole } from "./console-log.js";
 import { within } from "./deadline.js";
 import { createOverlay, diskSize } from "./disk.js";
 import { growRootFileSystem, guestConfiguration } from "./furnish.js";
@@ -59,6 +60,7 @@ export async function boot(files: MachineFiles, initial: MachineState, options: 
   // Saved before there is a process: whoever sweeps after a crash finds QEMU by the token.
   let state: MachineState = { ...initial, status: "starting", reason: null, ports: [], run: host.run };
   await saveState(files, state);
+  await beginConsole(files.console);
   const qemu = await launch(files, state, { ...host, kernel, rootfsType: rootfs.type, diskSize: size });
   options.onSpawn(qemu);
 

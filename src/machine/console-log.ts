@@ -1,11 +1,13 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { copyFile, open, rename, stat, truncate } from "node:fs/promises";
+import { open, rename, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { addAbortSignal, Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 
+import { isErrno } from "../host/errno.js";
+import { unique } from "../host/folder.js";
 import { printable } from "../printable.js";
 
-/** The file is cut when it is longer: what was there is kept once, as `console.log.1`. */
+/** The file is cut when it is longer, and begun anew with each run: what was there is kept once, as `console.log.1`. */
 const ROTATE_BYTES = 1024 * 1024;
 const FOLLOW_POLL_MS = 100;
 const CHUNK = 64 * 1024;
@@ -50,15 +52,33 @@ function readTail(path: string, most: number): { readonly bytes: Buffer; readonl
   }
 }
 
-/** Keeps the file bounded. QEMU appends to it, so it can be cut under QEMU's hands. */
+/**
+ * Keeps the file bounded. QEMU appends to it, so it can be cut under QEMU's hands; and by several programs at once, as each that
+ * is connected does.
+ */
 export async function rotateConsole(path: string): Promise<void> {
+  const copy = `${path}.${unique()}`;
   try {
     if ((await stat(path)).size <= ROTATE_BYTES) return;
-    await copyFile(path, `${path}.next`);
+    // Not by copyFile, which never ends when another program cuts the file under it.
+    const { bytes } = readTail(path, ROTATE_BYTES);
+    if (bytes.length < ROTATE_BYTES) return; // cut just now: what is to be kept is what that program keeps
+    await writeFile(copy, bytes, { mode: 0o600 });
     await truncate(path, 0);
-    await rename(`${path}.next`, `${path}.1`);
+    await rename(copy, `${path}.1`);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error; // the machine was deleted meanwhile
+    if (!isErrno(error, "ENOENT")) throw error; // the machine was deleted meanwhile
+  } finally {
+    await rm(copy, { force: true });
+  }
+}
+
+/** Sets the last run's console aside, as `console.log.1`: how a run ended is told from its own lines. */
+export async function beginConsole(path: string): Promise<void> {
+  try {
+    if ((await stat(path)).size > 0) await rename(path, `${path}.1`);
+  } catch (error) {
+    if (!isErrno(error, "ENOENT")) throw error; // it has not run yet
   }
 }
 

@@ -120,8 +120,8 @@ async function removeAbandoned(folder: string, removed: string[]): Promise<Machi
 async function settle(folder: string, seen: MachineState): Promise<MachineState | null> {
   const files = machineFiles(folder);
   if (!hasEnded(seen)) {
-    // It may be a detached one that nobody is connected to. That it fails means only that the next sweep tries again.
-    if (seen.run !== null) await rotateConsole(files.console).catch(() => undefined);
+    // Nobody may be connected to it: its maker has gone. That it fails means only that the next sweep tries again.
+    if (seen.run !== null && seen.detached) await rotateConsole(files.console).catch(() => undefined);
     return seen;
   }
   const lock = await tryLock(files.lock);

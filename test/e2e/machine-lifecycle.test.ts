@@ -131,6 +131,18 @@ test("two programs use one detached machine at once, and a third deletes it", as
   await vm.delete();
 });
 
+test("each end of a machine has its own cause, whatever the one before it was", async () => {
+  await using vm = await SmolVM.create();
+  vm.spawn("echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger");
+  await eventually("the panic is noted", () => vm.status === "error", 30_000);
+  assert.match(vm.info.reason ?? "", /panicked: sysrq triggered crash/);
+  await vm.start();
+  vm.spawn("poweroff -f");
+  await eventually("the power-off is noted", () => vm.status !== "running", 30_000);
+  assert.deepEqual([vm.status, vm.info.reason], ["stopped", "the guest powered off"]);
+  assert.match(vm.console(), /sysrq triggered crash/, "what the run before it printed is still to be read");
+});
+
 test("shared mode writes through to the file, and extra drives keep what is written", async () => {
   const rootfs = join(home.folder, "own.ext4");
   const drive = join(home.folder, "extra.raw");

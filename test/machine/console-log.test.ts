@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { appendFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { appendFile, mkdtemp, rm, stat, writeFile } from "node:fs/promises";
+import { appendFile, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 
-import { consoleTail, followConsole, readConsole, rotateConsole } from "../../src/machine/console-log.js";
+import { beginConsole, consoleTail, followConsole, readConsole, rotateConsole } from "../../src/machine/console-log.js";
 import { explainDeath } from "../../src/machine/death.js";
 import { machineFiles } from "../../src/machine/state.js";
 import { printable } from "../../src/printable.js";
@@ -54,6 +54,33 @@ test("it is cut when it grows, keeps its last megabyte, and who follows it misse
   ended = true;
   await done;
   await rotateConsole(join(folder, "deleted"));
+});
+
+test("many programs that cut it at once lose nothing of it, and leave nothing else", async () => {
+  const own = await mkdtemp(join(folder, "shared-"));
+  const shared = join(own, "console.log");
+  for (let round = 0; round < 20; round++) {
+    const content = Buffer.alloc(1024 * 1024, String(round % 10));
+    await writeFile(shared, Buffer.concat([Buffer.from("x"), content]));
+    await Promise.all(Array.from({ length: 8 }, () => rotateConsole(shared)));
+    assert.ok((await readFile(`${shared}.1`)).equals(content), `round ${round}`);
+    assert.equal((await stat(shared)).size, 0);
+    assert.deepEqual((await readdir(own)).sort(), ["console.log", "console.log.1"]);
+  }
+});
+
+test("each run begins with an empty console, the last one's is kept, and how it ended is told from its own lines", async () => {
+  const files = machineFiles(await mkdtemp(join(folder, "runs-")));
+  await beginConsole(files.console);
+  await writeFile(files.console, "Kernel panic - not syncing: the first run\n");
+  assert.equal(explainDeath(files, null).reason, "the guest's kernel panicked: the first run");
+  await beginConsole(files.console);
+  await appendFile(files.console, "the second run\n");
+  assert.deepEqual(explainDeath(files, null), { status: "stopped", reason: "the guest powered off" });
+  assert.equal(readConsole(files.console), "Kernel panic - not syncing: the first run\nthe second run\n");
+  await writeFile(files.console, "");
+  await beginConsole(files.console);
+  assert.match(readConsole(files.console), /the first run/, "a run that printed nothing displaces none");
 });
 
 test("what is printed while somebody begins to follow is not missed", async () => {
