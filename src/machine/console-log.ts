@@ -9,6 +9,7 @@ import { printable } from "../printable.js";
 
 /** The file is cut when it is longer, and begun anew with each run: what was there is kept once, as `console.log.1`. */
 const ROTATE_BYTES = 1024 * 1024;
+const ROTATE_MS = 2000;
 const FOLLOW_POLL_MS = 100;
 const CHUNK = 64 * 1024;
 
@@ -73,6 +74,14 @@ export async function rotateConsole(path: string): Promise<void> {
   }
 }
 
+/** Whoever is connected to a machine keeps its console short: a detached one's maker may be gone. */
+export function keepConsoleShort(path: string): Disposable {
+  const timer = setInterval(() => {
+    rotateConsole(path).catch(() => undefined); // tried again soon
+  }, ROTATE_MS).unref();
+  return { [Symbol.dispose]: () => clearInterval(timer) };
+}
+
 /** Sets the last run's console aside, as `console.log.1`: how a run ended is told from its own lines. */
 export async function beginConsole(path: string): Promise<void> {
   try {
@@ -82,7 +91,7 @@ export async function beginConsole(path: string): Promise<void> {
   }
 }
 
-/** The console from its beginning and on as it grows, until `ended` says that no more will come, or the signal. */
+/** The console so far, at most its last megabyte, and on as it grows, until `ended` says that no more will come, or the signal. */
 export function followConsole(path: string, ended: () => boolean, signal?: AbortSignal): Readable {
   // A stream waits for its source before it closes, so the source has to look whether anybody still reads.
   const stream: Readable = Readable.from(

@@ -1,4 +1,6 @@
-import { CommandExecutionUnavailableError, SmolVMError, VMNotFoundError, VMStateError } from "../errors.js";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { CommandExecutionUnavailableError, VMNotFoundError, VMStateError } from "../errors.js";
 import type { AgentInfo, ExecRequest, GuestConnection, GuestProcess as RemoteProcess } from "../guest/index.js";
 import type { Lock } from "../host/lock.js";
 import { liveness } from "../host/process.js";
@@ -6,18 +8,19 @@ import type { QemuProcess } from "../hypervisor/index.js";
 import { boot } from "./boot.js";
 import { Channel } from "./channel.js";
 import { claimMachineLock } from "./claim.js";
-import { rotateConsole } from "./console-log.js";
+import { keepConsoleShort } from "./console-log.js";
 import { within } from "./deadline.js";
 import { explainDeath, type Death } from "./death.js";
 import { openFreeLane } from "./lanes.js";
 import { dropEndedLeases } from "./lease.js";
+import { fateOf, isHangUp, saveDeath } from "./loss.js";
 import { claimMachine } from "./make.js";
-import { endWithProgram, killQemu, sweep, untilGone } from "./reaper.js";
-import { notRunning, runsAlready } from "./refusals.js";
+import { endWithProgram, killQemu, sweep } from "./reaper.js";
+import { notRunning, runsAlready, unreachable } from "./refusals.js";
 import { removeMachine } from "./remove.js";
 import type { Wish } from "./source.js";
 import {
-  loadState,
+  loadSame,
   machineFiles,
   machineFolder,
   saveState,
@@ -31,9 +34,10 @@ import { Turns } from "./turns.js";
 /** How long another program's start or stop of the same machine is waited for. */
 const CLAIM_TIMEOUT_MS = 90_000;
 const ATTACH_TIMEOUT_MS = 5000;
-const ROTATE_MS = 2000;
-/** A dying QEMU closes its sockets a moment before the system tells that it is gone. */
+/** For a call that has lost its connection, to be told why. */
 const DEATH_GRACE_MS = 500;
+/** A dying QEMU closes its sockets first, and then gives the guest's memory back: gigabytes take a while on a busy host. */
+const DYING_MS = 10_000;
 
 export interface BootLimits {
   readonly timeoutMs: number | undefined;
@@ -54,7 +58,7 @@ export class Machine {
   readonly #channel = new Channel((reason) => this.#lost(reason));
   #releaseImage: (() => Promise<void>) | null = null;
   #endsWithProgram: Disposable | null = null;
-  #rotation: NodeJS.Timeout | undefined;
+  #shortening: Disposable | undefined;
   /** Held while it boots, and given back when this program ends meanwhile. */
   #lock: Lock | null = null;
   readonly #turns: Turns;
@@ -98,12 +102,12 @@ export class Machine {
       if (this.#deleted) throw new VMStateError(`The machine '${this.vmId}' was deleted.`);
       if (this.#status === "running") throw runsAlready(this.vmId);
       const either = signal === undefined ? interrupted : AbortSignal.any([signal, interrupted]);
-      const sweeping = sweep().catch(() => undefined); // what others left is no reason for this one not to start
+      // What others left is no reason for this one not to start, nor for a machine that runs to keep its caller waiting.
+      sweep().catch(() => undefined);
       const isNew = this.#state === null;
       try {
         if (isNew) await this.#make(either);
         await this.#boot({ timeoutMs, signal: either });
-        await sweeping;
       } catch (error) {
         // What remains then is for the next sweep. That it did not start is what matters.
         if (isNew) await this.#remove().catch(() => undefined);
@@ -119,9 +123,11 @@ export class Machine {
       if (this.#state === null) return;
       const lock = await claimMachineLock(this.files.lock, CLAIM_TIMEOUT_MS);
       try {
-        const state = await loadState(this.vmId);
-        // Deleted by another program, which may have made another one of that name.
-        if (state === null || state.createdAt !== this.#state.createdAt) return;
+        const state = await loadSame(this.#state);
+        if (state === null) {
+          await this.#vanish();
+          return;
+        }
         const qemu = this.#qemu;
         this.#leave();
         // Told beforehand: other programs lose their connections and are to know that it is meant.
@@ -156,13 +162,9 @@ export class Machine {
     return this.#turns.take(async () => {
       if (this.#state === null) return;
       await sweep();
-      const state = await loadState(this.vmId);
+      const state = await loadSame(this.#state);
       if (state === null) {
-        this.#leave();
-        this.#channel.drop();
-        this.#state = null;
-        this.#deleted = true;
-        this.#status = "stopped";
+        await this.#vanish();
         return;
       }
       const sameRun = state.run?.token === this.#state.run?.token;
@@ -184,6 +186,11 @@ export class Machine {
     return this.#turns.take(() => this.#attach());
   }
 
+  /** What other programs have made of it. Null when it is deleted, also if another machine has its name by now. */
+  async loadOwn(): Promise<MachineState | null> {
+    return this.#state === null ? null : loadSame(this.#state);
+  }
+
   /** Changes what is known of a running machine while no other program does. The signal says that it is being stopped. */
   change<T>(
     act: (state: MachineState, signal: AbortSignal) => Promise<{ readonly state: MachineState; readonly value: T }>,
@@ -192,7 +199,7 @@ export class Machine {
       if (this.#status !== "running") throw this.notRunning();
       const lock = await claimMachineLock(this.files.lock, CLAIM_TIMEOUT_MS, interrupted);
       try {
-        const current = await loadState(this.vmId);
+        const current = await this.loadOwn();
         if (current === null) throw new VMNotFoundError(this.vmId);
         const { state, value } = await act(current, interrupted);
         this.#state = state;
@@ -209,11 +216,7 @@ export class Machine {
     const { connection, failure } = this.#channel;
     if (connection !== null) return connection;
     if (this.#status !== "running") throw this.notRunning();
-    throw new CommandExecutionUnavailableError(`The machine '${this.vmId}' can't be reached.`, {
-      cause: failure ?? undefined,
-      hint: failure instanceof SmolVMError ? failure.hint : undefined,
-      details: { vmId: this.vmId },
-    });
+    throw unreachable(this.vmId, failure);
   }
 
   exec(request: ExecRequest): RemoteProcess {
@@ -228,7 +231,7 @@ export class Machine {
   async explain(error: unknown): Promise<unknown> {
     if (!(error instanceof CommandExecutionUnavailableError)) return error;
     const deadline = Date.now() + DEATH_GRACE_MS;
-    while (this.#death === null && this.#status === "running" && Date.now() < deadline) await pause(10);
+    while (this.#death === null && this.#status === "running" && Date.now() < deadline) await sleep(10);
     return this.#status === "running" ? error : this.notRunning(error);
   }
 
@@ -264,10 +267,12 @@ export class Machine {
     const lock = await claimMachineLock(this.files.lock, CLAIM_TIMEOUT_MS, limits.signal);
     this.#lock = lock;
     try {
-      const state = await loadState(this.vmId);
+      const state = await this.loadOwn();
       if (state === null) throw new VMNotFoundError(this.vmId);
       if (state.run?.qemu && liveness(state.run.qemu) !== "dead") {
+        // Another program was quicker. From here on this object can use it as well.
         this.#adopt(state);
+        await this.#attach();
         throw runsAlready(this.vmId);
       }
       // A start that was cut short may have left a QEMU of which nothing is known but its token.
@@ -293,7 +298,7 @@ export class Machine {
 
   /** Follows a QEMU that this object started. */
   #watch(qemu: QemuProcess): void {
-    this.#boundConsole();
+    this.#shortening = keepConsoleShort(this.files.console);
     const ended = qemu.exited.then(async (exit) => {
       if (this.#qemu !== qemu) return; // it was ended on purpose
       this.#leave();
@@ -302,19 +307,9 @@ export class Machine {
     ended.catch(() => undefined); // nobody waits for this, and the status is set before anything can fail
   }
 
-  /** Whoever is connected to a machine keeps its console short: a detached one's maker may be gone. */
-  #boundConsole(): void {
-    clearInterval(this.#rotation);
-    const timer = setInterval(() => {
-      if (this.#channel.lane === null) clearInterval(timer);
-      else rotateConsole(this.files.console).catch(() => undefined); // tried again soon
-    }, ROTATE_MS).unref();
-    this.#rotation = timer;
-  }
-
   /** From now on the end of QEMU is no news. */
   #leave(): void {
-    clearInterval(this.#rotation);
+    this.#shortening?.[Symbol.dispose]();
     this.#qemu = null;
   }
 
@@ -322,24 +317,13 @@ export class Machine {
     this.#death = death;
     this.#status = death.status;
     this.#channel.drop();
-    const token = this.#state?.run?.token;
+    const ended = this.#state;
     // In turn with the rest: nothing of it goes on behind the back of a `delete` that has resolved.
-    await this.#turns.take(() => this.#saveDeath(death, token));
-  }
-
-  async #saveDeath(death: Death, token: string | undefined): Promise<void> {
-    if ((await loadState(this.vmId)) === null) return;
-    const lock = await claimMachineLock(this.files.lock, CLAIM_TIMEOUT_MS);
-    try {
-      const state = await loadState(this.vmId);
-      // Another program may have deleted it, or started it anew.
-      if (state === null || state.run === null || state.run.token !== token) return;
-      const noted = { ...state, ...death, run: null, ports: [] };
-      await saveState(this.files, noted);
-      if (this.#state?.run?.token === token) this.#state = noted;
-    } finally {
-      lock.release();
-    }
+    await this.#turns.take(async () => {
+      if (ended === null || this.#state?.run?.token !== ended.run?.token) return;
+      if ((await loadSame(ended)) === null) await this.#vanish();
+      else this.#state = (await saveDeath(this.files, ended, death, CLAIM_TIMEOUT_MS)) ?? this.#state;
+    });
   }
 
   #adopt(state: MachineState): void {
@@ -351,29 +335,32 @@ export class Machine {
     if (this.#status !== "running" || this.#channel.lane !== null) return;
     try {
       this.#channel.use(await openFreeLane(this.files, { timeoutMs: ATTACH_TIMEOUT_MS }));
-      this.#boundConsole();
+      this.#shortening = keepConsoleShort(this.files.console);
     } catch (error) {
       this.#channel.failed(error as Error);
     }
   }
 
-  /** The guest has hung up. Mostly its QEMU has ended; if not, its agent is not to be trusted any more. */
+  /** The guest has hung up. Mostly its QEMU is ending; if not, its agent is not to be trusted any more. */
   async #lost(reason: Error): Promise<void> {
     const own = this.#qemu;
     if (own !== null) {
-      await within(own.exited, DEATH_GRACE_MS);
+      if (isHangUp(reason)) await within(own.exited, DYING_MS);
       if (this.#qemu !== own) return; // its end was noted, or it was ended on purpose
       this.#leave();
       own.kill();
       await this.#noteDeath({ status: "error", reason: `its agent failed: ${reason.message.replace(/\.$/, "")}` });
       return;
     }
-    const identity = this.#state?.run?.qemu;
-    if (!identity || !(await untilGone(identity, DEATH_GRACE_MS)) || this.#status !== "running") return;
-    const state = await loadState(this.vmId);
-    // Stopped or deleted by the program that has it, or dead by itself.
-    if (state === null || state.status === "stopped") this.#status = "stopped";
-    else await this.#noteDeath(explainDeath(this.files, null));
+    this.#leave();
+    const lost = this.#state;
+    if (lost === null) return;
+    const isOver = (): boolean => this.#status !== "running" || this.#state?.run?.token !== lost.run?.token;
+    const fate = await fateOf(lost, { hungUp: isHangUp(reason), isOver });
+    if (fate === null || isOver()) return;
+    if (fate === "died") await this.#noteDeath(explainDeath(this.files, null));
+    else if (fate === "left") this.#status = "stopped";
+    else this.#adopt(fate);
   }
 
   /** Ends what runs and removes everything. */
@@ -382,14 +369,25 @@ export class Machine {
     this.#leave();
     this.#channel.drop();
     if (this.#state !== null) await removeMachine(this.files, this.#state, qemu, CLAIM_TIMEOUT_MS);
+    await this.#release();
+  }
+
+  /** Another program has deleted it. */
+  async #vanish(): Promise<void> {
+    this.#leave();
+    this.#channel.drop();
+    this.#death = null;
+    this.#deleted = true;
+    this.#status = "stopped";
+    await this.#release();
+  }
+
+  /** Gives back what this program holds of a machine that is gone. */
+  async #release(): Promise<void> {
     this.#endsWithProgram?.[Symbol.dispose]();
     if (this.#releaseImage !== null) await this.#releaseImage();
     else if (this.#state !== null) await dropEndedLeases([this.#state.cacheDir]);
     this.#releaseImage = null;
     this.#state = null;
   }
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

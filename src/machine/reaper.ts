@@ -1,6 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync, rmSync } from "node:fs";
-import { rm, stat, utimes } from "node:fs/promises";
+import { rm, stat, utimes, writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { isLocked, removeLock, tryLock } from "../host/lock.js";
@@ -89,15 +89,21 @@ async function isAbandoned(folder: string, state: MachineState): Promise<boolean
   return verdict === "dead" || (verdict === "unknown" && (await isSilent(folder)));
 }
 
+/**
+ * No sweep waits for another heartbeat: what is silent is marked, for any program's later sweep to judge. A mark from before the
+ * last heartbeat is of an earlier silence.
+ */
 async function isSilent(folder: string): Promise<boolean> {
-  const last = await lastHeartbeat(folder);
-  if (Date.now() - last < SILENT_MS) return false;
-  await sleep(LAST_CHANCE_MS);
-  return (await lastHeartbeat(folder)) === last;
-}
-
-async function lastHeartbeat(folder: string): Promise<number> {
-  return (await stat(machineFiles(folder).state)).mtimeMs;
+  const files = machineFiles(folder);
+  const heartbeat = (await stat(files.state)).mtimeMs;
+  if (Date.now() - heartbeat < SILENT_MS) return false;
+  const marked = await stat(files.silent).then(
+    ({ mtimeMs }) => mtimeMs,
+    () => 0, // not yet
+  );
+  if (marked > heartbeat) return Date.now() - marked > LAST_CHANCE_MS;
+  await writeFile(files.silent, "no heartbeat\n", { mode: 0o600 });
+  return false;
 }
 
 /** Removes the machine that has this name if, looked at while nobody else changes it, it is abandoned. */
@@ -246,9 +252,13 @@ function endAll(): void {
     machine.kill();
     try {
       if (isStill(machine)) rmSync(machine.folder, { recursive: true, force: true });
+    } catch {
+      // QEMU may still be writing, and the next program that looks removes the rest; or another program has deleted it
+    }
+    try {
       machine.release();
     } catch {
-      // QEMU may still be writing; the next program that looks removes the rest
+      // what can't be given back is taken from the dead
     }
   }
 }

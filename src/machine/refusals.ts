@@ -1,4 +1,4 @@
-import { CommandExecutionUnavailableError, VMStateError } from "../errors.js";
+import { CommandExecutionUnavailableError, SmolVMError, VMStateError } from "../errors.js";
 import type { Death } from "./death.js";
 import type { VMStatus } from "./state.js";
 
@@ -25,6 +25,15 @@ export function notRunning({ vmId, status, deleted, death, cause }: Standing): C
       : "Start it first; where another program or object did, call refresh() to see it.",
     cause,
     details: { vmId, status },
+  });
+}
+
+/** It runs, as far as is known, but there is no way in. */
+export function unreachable(vmId: string, failure: Error | null): CommandExecutionUnavailableError {
+  return new CommandExecutionUnavailableError(`The machine '${vmId}' can't be reached.`, {
+    cause: failure ?? undefined,
+    hint: failure instanceof SmolVMError ? failure.hint : undefined,
+    details: { vmId },
   });
 }
 

@@ -76,6 +76,8 @@ export function machineFiles(folder: string) {
     log: join(folder, "qemu.log"),
     // Beside the folder: it is for the name, whatever becomes of the folder meanwhile.
     lock: join(dirname(folder), `${LOCK}${basename(folder)}`),
+    /** When an owner that can't be looked at was first found to give no sign of life. */
+    silent: join(folder, "silent"),
     lanes: join(folder, "lanes"),
     sockets: join(folder, "run"),
   } as const;
@@ -142,6 +144,15 @@ export async function saveState(files: MachineFiles, state: MachineState): Promi
 /** Null when there is no such machine, or nothing legible of it. */
 export async function loadState(vmId: string): Promise<MachineState | null> {
   return readState(machineFolder(vmId));
+}
+
+/** The same, but also null when another machine has the name by now. */
+export async function loadSame({
+  vmId,
+  createdAt,
+}: Pick<MachineState, "vmId" | "createdAt">): Promise<MachineState | null> {
+  const state = await loadState(vmId);
+  return state?.createdAt === createdAt ? state : null;
 }
 
 export async function readState(folder: string): Promise<MachineState | null> {

@@ -207,7 +207,7 @@ export class SmolVM implements AsyncDisposable {
   }
 
   async listEnvVars(): Promise<Record<string, string>> {
-    const state = (await loadState(this.vmId)) ?? this.#machine.state;
+    const state = (await this.#machine.loadOwn()) ?? this.#machine.state;
     if (state === null) throw this.#machine.notRunning();
     return { ...state.env };
   }
@@ -217,7 +217,7 @@ export class SmolVM implements AsyncDisposable {
     return readConsole(this.#machine.files.console);
   }
 
-  /** The guest's console from its beginning and on as it grows, until the machine ends. */
+  /** The guest's console: its last megabyte, and then all that comes as it grows, until the machine ends. */
   consoleStream(options: { readonly signal?: AbortSignal | undefined } = {}): Readable {
     return followConsole(this.#machine.files.console, () => this.status !== "running", options.signal);
   }

@@ -1,60 +1,20 @@
 import assert from "node:assert/strict";
-import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { mkdir, readdir, writeFile } from "node:fs/promises";
-import { createServer, type Server, type Socket } from "node:net";
+import { readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { test, type TestContext } from "node:test";
+import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { HostError, OperationTimeoutError, VMNotFoundError, VMStateError } from "../../src/errors.js";
 import { acquireLock } from "../../src/host/lock.js";
 import { processIdentity } from "../../src/host/process.js";
-import { laneSocket } from "../../src/hypervisor/index.js";
 import { SmolVM } from "../../src/machine/index.js";
-import { claimFolder, loadState, machineFiles, machineFolder, type MachineFiles } from "../../src/machine/state.js";
-import { ForgedGuest } from "../guest/forged.js";
+import { claimFolder, loadState, machineFiles, machineFolder } from "../../src/machine/state.js";
 import { eventually } from "./setting.js";
+import { silentMachine } from "./silent-machine.js";
 import { homeWithoutMachines, run, standIn, state } from "./stand-in.js";
 
 const home = homeWithoutMachines();
-
-interface Silent {
-  readonly vm: SmolVM;
-  readonly files: MachineFiles;
-  /** Ends what stands for QEMU, and with it the lane. */
-  readonly die: () => Promise<void>;
-}
-
-/** A running machine, made by another program, whose guest greets and then never answers anything. */
-async function silentMachine(t: TestContext): Promise<Silent> {
-  const qemu = await standIn();
-  const files = await claimFolder(state({ detached: true, owner: null, run: run(qemu.identity) }));
-  const sockets = new Set<Socket>();
-  const server = await laneServer(files, sockets);
-  const ended = once(qemu, "exit");
-  const die = async (): Promise<void> => {
-    qemu.kill("SIGKILL");
-    await ended;
-    for (const socket of sockets) socket.destroy();
-    server.close();
-  };
-  t.after(die);
-  return { vm: await SmolVM.fromId("vm-test"), files, die };
-}
-
-async function laneServer(files: MachineFiles, sockets: Set<Socket>): Promise<Server> {
-  const server = createServer((socket) => {
-    sockets.add(socket);
-    socket.on("error", () => undefined); // the machine goes away in the middle of it
-    const guest = new ForgedGuest();
-    socket.pipe(guest).pipe(socket);
-  });
-  await mkdir(files.sockets);
-  server.listen(join(files.sockets, laneSocket(1)));
-  await once(server, "listening");
-  return server;
-}
 
 test("a guest that never takes its variables keeps nobody from deleting the machine", async (t) => {
   const { vm, files } = await silentMachine(t);

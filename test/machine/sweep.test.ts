@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdir, readdir, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath, pathToFileURL } from "node:url";
 
 import { VMAlreadyExistsError } from "../../src/errors.js";
 import { acquireLock } from "../../src/host/lock.js";
@@ -12,6 +14,7 @@ import { processIdentity } from "../../src/host/process.js";
 import { endWithProgram, sweep } from "../../src/machine/reaper.js";
 import { removeMachine } from "../../src/machine/remove.js";
 import { claimFolder, loadState, machineFolder, saveState } from "../../src/machine/state.js";
+import { eventually } from "./setting.js";
 import { goneIdentity, homeWithoutMachines, run, standIn, state, TOKEN } from "./stand-in.js";
 
 const home = homeWithoutMachines();
@@ -177,17 +180,25 @@ test("a machine whose owner can't be looked at lives as long as its heartbeat", 
   assert.ok(silent && slept);
   const eleven = new Date(Date.now() - 11 * 60 * 1000);
   for (const files of [silent, slept]) await utimes(files.state, eleven, eleven);
+  const swept = async (): Promise<readonly string[]> => (await sweep()).map(({ vmId }) => vmId).sort();
+  const all = ["silent", "slept", "young"];
+  assert.deepEqual(await swept(), all, "its host may have slept, and be about to give a sign");
+  assert.deepEqual(await swept(), all, "nor is it judged at the next look");
+  // A while later; one has given its sign by then, as its owner does for as long as it lives.
+  const later = new Date(Date.now() - 60_000);
+  for (const files of [silent, slept]) await utimes(files.silent, later, later);
   const createdAt = state().createdAt;
-  // What the owner does for as long as it lives.
-  setTimeout(() => {
-    const owned = { folder: slept.folder, createdAt, kill: () => undefined, release: () => undefined };
-    const beating = endWithProgram(owned);
-    setTimeout(() => beating[Symbol.dispose](), 3000);
-  }, 500);
-  const kept = await sweep();
-  assert.deepEqual(kept.map(({ vmId }) => vmId).sort(), ["slept", "young"]);
+  const owned = { folder: slept.folder, createdAt, kill: () => undefined, release: () => undefined };
+  const beating = endWithProgram(owned);
+  await eventually("its heartbeat", async () => Date.now() - (await stat(slept.state)).mtimeMs < 60_000, 30_000);
+  beating[Symbol.dispose]();
+  assert.deepEqual(await swept(), ["slept", "young"]);
   assert.ok(!existsSync(silent.folder));
-  assert.ok(Date.now() - (await stat(slept.state)).mtimeMs < 60_000, "its heartbeat came meanwhile");
+  // And when that one falls silent again, the old mark does not count.
+  await utimes(slept.state, eleven, eleven);
+  const before = new Date(eleven.getTime() - 1000);
+  await utimes(slept.silent, before, before);
+  assert.deepEqual(await swept(), ["slept", "young"]);
 });
 
 test("the console of a machine that nobody is connected to is cut by whoever sweeps", async () => {
@@ -198,4 +209,20 @@ test("the console of a machine that nobody is connected to is cut by whoever swe
   assert.equal((await stat(files.console)).size, 0);
   qemu.kill("SIGKILL");
   await once(qemu, "exit");
+});
+
+test("a program's lease is given back at its end, though another program has deleted its machine", async () => {
+  const lease = join(home, "lease");
+  const files = await claimFolder(state());
+  await writeFile(lease, "");
+  const reaper = fileURLToPath(new URL("../../src/machine/reaper.js", import.meta.url));
+  const program = `
+    import { rmSync } from "node:fs";
+    import { endWithProgram } from ${JSON.stringify(pathToFileURL(reaper).href)};
+    const release = () => rmSync(${JSON.stringify(lease)});
+    endWithProgram({ folder: ${JSON.stringify(files.folder)}, createdAt: "", kill: () => undefined, release });
+    rmSync(${JSON.stringify(files.folder)}, { recursive: true });`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", program], { stdio: "inherit" });
+  assert.deepEqual(await once(child, "exit"), [0, null]);
+  assert.ok(!existsSync(lease));
 });

@@ -1,0 +1,83 @@
+// What an object makes of it that another program changes its machine.
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { VMNotFoundError, VMStateError } from "../../src/errors.js";
+import { SmolVM } from "../../src/machine/index.js";
+import { claimFolder, loadState, saveState } from "../../src/machine/state.js";
+import { eventually } from "./setting.js";
+import { silentMachine, silentQemu } from "./silent-machine.js";
+import { homeWithoutMachines, state } from "./stand-in.js";
+
+homeWithoutMachines();
+const PATIENCE_MS = 30_000;
+
+test("a QEMU that takes its time to end after it has hung up is waited for", async (t) => {
+  const { vm, hangUp, die } = await silentMachine(t);
+  hangUp();
+  await assert.rejects(vm.run("true"), /can't be reached|connection/);
+  await sleep(1000);
+  assert.equal(vm.status, "running");
+  await die();
+  await eventually("the object knows", () => vm.status === "stopped", PATIENCE_MS);
+  await eventually("the others know", async () => (await loadState("vm-test"))?.status === "stopped", PATIENCE_MS);
+});
+
+test("an end that another program has noted is taken from there", async (t) => {
+  const { vm, files, hangUp, die } = await silentMachine(t);
+  const before = await loadState("vm-test");
+  assert.ok(before);
+  hangUp();
+  await saveState(files, { ...before, status: "error", reason: "as the other one saw it", run: null });
+  await die();
+  await eventually("the object knows", () => vm.status === "error", PATIENCE_MS);
+  assert.equal(vm.info.reason, "as the other one saw it");
+});
+
+test("a machine that another program has started can be used by who tried to start it too", async (t) => {
+  const files = await claimFolder(state({ detached: true, owner: null, status: "stopped" }));
+  const vm = await SmolVM.fromId("vm-test");
+  const qemu = await silentQemu(t);
+  await qemu.serve(files);
+  await saveState(files, state({ detached: true, owner: null, run: qemu.run }));
+  await assert.rejects(vm.start(), (error) => error instanceof VMStateError && /runs already/.test(error.message));
+  assert.equal(vm.status, "running");
+  assert.equal(vm.info.kernel, "kernel", "its guest has greeted");
+});
+
+test("an object is of one machine: another one of the same name is not touched, and nothing of it is told", async (t) => {
+  const { vm, files } = await silentMachine(t);
+  const stopped = { detached: true, owner: null, status: "stopped" } as const;
+  await saveState(files, state(stopped));
+  const started = await SmolVM.fromId("vm-test");
+  await rm(files.folder, { recursive: true });
+  const newer = new Date(1).toISOString();
+  const { run } = await silentQemu(t);
+  await claimFolder(state({ detached: true, owner: null, createdAt: newer, env: { SECRET: "x" }, run }));
+  assert.deepEqual(await vm.listEnvVars(), {});
+  await assert.rejects(vm.setEnvVars({ A: "1" }), VMNotFoundError);
+  await assert.rejects(started.start(), VMNotFoundError);
+  await vm.refresh();
+  assert.deepEqual([vm.status, vm.info.createdAt], ["stopped", ""]);
+  await assert.rejects(vm.start(), /was deleted/);
+  for (const object of [vm, started]) {
+    await object.stop();
+    await object.delete();
+  }
+  assert.ok(existsSync(files.folder));
+  assert.equal((await loadState("vm-test"))?.createdAt, newer);
+});
+
+test("the end of a machine whose name another one has by now is not noted there", async (t) => {
+  const { vm, files, die } = await silentMachine(t);
+  await rm(files.state);
+  const other = await silentQemu(t);
+  await saveState(files, state({ detached: true, owner: null, createdAt: new Date(1).toISOString(), run: other.run }));
+  await die();
+  await eventually("the object knows", () => vm.status === "stopped", PATIENCE_MS);
+  await vm.delete();
+  assert.equal((await loadState("vm-test"))?.status, "running");
+});
