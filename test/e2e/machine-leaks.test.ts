@@ -109,6 +109,35 @@ test("kill -9 at any instant of a machine's life leaves nothing that the next ca
   await record(context, "SIGKILL at a random instant", repetitions);
 });
 
+test("a machine that another program deletes leaves nothing of what its own program held", async (context) => {
+  const repetitions = 3;
+  for (let turn = 0; turn < repetitions; turn++) {
+    // One that sees it, one that ends at once, and one that is killed later.
+    const [until, ending] = [
+      ["vm.status !== 'running'", ""],
+      ["vm.status !== 'running'", "process.exit();"],
+      ["vm.info.createdAt === ''", FOREVER],
+    ][turn] ?? ["", ""];
+    const program = owner(
+      `while (!(${until})) await new Promise((resolve) => setTimeout(resolve, 1)); console.log("seen"); ${ending}`,
+    );
+    await isUp(program);
+    const [found] = await SmolVM.list();
+    assert.ok(found);
+    const [seen, exited] = [isUp(program), once(program, "exit")];
+    await (await SmolVM.fromId(found.vmId)).delete();
+    await seen;
+    if (turn === 2) {
+      assert.deepEqual(await leftOvers(home.folder), [], "while it lives");
+      program.kill("SIGKILL");
+    }
+    await exited;
+    await SmolVM.list();
+    assert.deepEqual(await leftOvers(home.folder), [], `after turn ${turn}`);
+  }
+  await record(context, "deleted by another program", repetitions);
+});
+
 test("a guest that powers off is noticed at once and leaves nothing but its disk", async (context) => {
   const vm = await SmolVM.create();
   const pending = vm.run("sleep 1000");

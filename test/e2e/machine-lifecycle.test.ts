@@ -16,6 +16,7 @@ import {
   VMNotFoundError,
   VMStateError,
 } from "../../src/errors.js";
+import { findTool } from "../../src/host/find.js";
 import { SmolVM, VM, VMConfig, type CreateProgress } from "../../src/machine/index.js";
 import { eventually, leftOvers, ownHome, processesIn, testImage } from "../machine/setting.js";
 
@@ -141,6 +142,35 @@ test("each end of a machine has its own cause, whatever the one before it was", 
   await eventually("the power-off is noted", () => vm.status !== "running", 30_000);
   assert.deepEqual([vm.status, vm.info.reason], ["stopped", "the guest powered off"]);
   assert.match(vm.console(), /sysrq triggered crash/, "what the run before it printed is still to be read");
+});
+
+test("a QEMU that takes its time to end after its guest's power-off is no failure", async () => {
+  const real = findTool("qemu-system-x86_64");
+  assert.ok(real);
+  const bin = join(home.folder, "bin");
+  await mkdir(bin);
+  await chmod(home.folder, 0o755); // the machine's own user is to find it
+  const slow = `#!/bin/sh\n'${real}' "$@"\nstatus=$?\ncase "$*" in *-uuid*) sleep 2 ;; esac\nexit $status\n`;
+  await writeFile(join(bin, "qemu-system-x86_64"), slow, { mode: 0o755 });
+  const path = process.env["PATH"];
+  process.env["PATH"] = `${bin}:${path ?? ""}`;
+  try {
+    await using vm = await SmolVM.create({ accel: "tcg" });
+    vm.spawn("poweroff -f");
+    await eventually("its end is noted", () => vm.status !== "running", 30_000);
+    assert.deepEqual([vm.status, vm.info.reason], ["stopped", "the guest powered off"]);
+  } finally {
+    process.env["PATH"] = path;
+  }
+});
+
+test("what a program has of a machine is given back when it sees that another one has deleted it", async () => {
+  const vm = await SmolVM.create();
+  await vm.stop();
+  await otherProgram(`await (await SmolVM.fromId(${JSON.stringify(vm.vmId)})).delete();`);
+  await vm.refresh();
+  assert.deepEqual(await leftOvers(home.folder), []);
+  await assert.rejects(vm.start(), /was deleted/);
 });
 
 test("shared mode writes through to the file, and extra drives keep what is written", async () => {
