@@ -27,24 +27,25 @@ export class DownloadBudget {
     this.#maxEntries = maxEntries;
   }
 
-  /** @throws GuestFileError EFBIG when it is one too many. */
-  countEntry(path: string): void {
-    if (++this.#entries > this.#maxEntries) throw tooMuch(path, "maxEntries", this.#maxEntries);
+  /** Counted when they are listed: what is listed is held until it is copied. @throws GuestFileError EFBIG when it is too many. */
+  countEntries(path: string, count: number): void {
+    this.#entries += count;
+    if (this.#entries > this.#maxEntries) throw tooMuch(path, "maxEntries", this.#maxEntries);
   }
 
   /** How much of a file to ask for: what it had when it was looked at. A file that grows on meanwhile is taken as it was. */
   length({ size }: GuestStat): number {
-    return size > 0 ? size : UNSTATED_SIZE;
+    return size > 0 ? size : UNSTATED_SIZE + 1; // so that one that has more is found out
   }
 
-  /** Passes on a file's content, and fails when it is more than was asked for or than there may be of all. */
-  meter(path: string, length: number): Transform {
-    let left = length;
+  /** Passes on a file's content, and fails when there is more of it than of a file that states no size, or than there may be of all. */
+  meter(path: string, { size }: GuestStat): Transform {
+    let left = size > 0 ? Infinity : UNSTATED_SIZE;
     return new Transform({
       transform: (chunk: Buffer, _encoding, done) => {
         left -= chunk.length;
         this.#bytes += chunk.length;
-        if (left < 0) done(tooMuch(path, "size", length));
+        if (left < 0) done(tooMuch(path, "size", UNSTATED_SIZE));
         else if (this.#bytes > this.#maxBytes) done(tooMuch(path, "maxBytes", this.#maxBytes));
         else done(null, chunk);
       },
@@ -56,7 +57,7 @@ function tooMuch(path: string, limit: string, value: number): GuestFileError {
   return new GuestFileError("EFBIG", "download", path, {
     hint:
       limit === "size"
-        ? "The guest sent more than the file's size. Read a file that has none with createReadStream."
+        ? "The guest states no size for this file: read it with createReadStream, which has no limit."
         : `Give a larger ${limit}, or download less at once.`,
     details: { [limit]: value },
   });

@@ -121,6 +121,7 @@ export async function downloadTree(
 ): Promise<void> {
   const top = await files.stat(source, { signal });
   const budget = new DownloadBudget(limits);
+  budget.countEntries(source, 1);
   await onHost(target, async () => {
     makeFolder(dirname(target));
     await downloadOne(files, source, target, top, 0, budget, signal);
@@ -139,11 +140,11 @@ async function downloadOne(
   signal?.throwIfAborted();
   if (depth > MAX_DEPTH)
     throw new ValidationError(`'${printableNote(source)}' is nested more than ${MAX_DEPTH} folders deep.`);
-  budget.countEntry(source);
   if (at.kind === "directory") {
     await makeHostFolder(target);
     const entries = await files.readdir(source, { signal });
     const names = new Set(entries.map(({ name }) => assertPlainName(name, source)));
+    budget.countEntries(source, names.size);
     const folders: (() => Promise<void>)[] = [];
     await eachOf([...names], async (name) => {
       const child = posix.join(source, name);
@@ -163,10 +164,9 @@ async function downloadOne(
     });
   } else if (at.kind === "file") {
     await inPlaceOf(target, async (temporary) => {
-      const length = budget.length(at);
-      const content = files.createReadStream(source, { length, signal });
+      const content = files.createReadStream(source, { length: budget.length(at), signal });
       const file = createWriteStream(temporary, { flags: "wx", mode: 0o600 });
-      await pipeline(content, budget.meter(source, length), file, signal ? { signal } : {});
+      await pipeline(content, budget.meter(source, at), file, signal ? { signal } : {});
       await chmod(temporary, at.mode & PLAIN_MODE);
       await utimes(temporary, at.atimeMs / 1000, at.mtimeMs / 1000);
     });

@@ -44,7 +44,9 @@ function guest(answers: {
     lstat: stat,
     readdir: (path: string) => Promise.resolve(answers.list(path)),
     readlink: () => Promise.resolve("/etc/passwd"),
-    createReadStream: () => Readable.from([Buffer.from(answers.content ?? "evil")]),
+    // No more than was asked for, as the real one sees to.
+    createReadStream: (_path: string, { length }: { length: number }) =>
+      Readable.from([Buffer.from(answers.content ?? "evil").subarray(0, length)]),
   } as unknown as GuestFiles;
 }
 
@@ -112,11 +114,17 @@ test("a download brings no more than the guest said beforehand, and no more than
   const isTooLarge = (error: unknown): boolean =>
     error instanceof GuestFileError && error.code === "EFBIG" && error.hint !== undefined;
   const file = { kindOf: (): FileKind => "file", list: () => [] };
-  await assert.rejects(downloadTree(guest({ ...file, content: "evil5" }), "/f", target), isTooLarge);
-  assert.equal(await lstat(target).catch(() => null), null);
   // Files of /proc say that they have no size.
   await downloadTree(guest({ ...file, size: 0, content: "Linux" }), "/proc/version", target);
   assert.equal(await readFile(target, "utf8"), "Linux");
+
+  const most = "x".repeat(16 * 1024 * 1024);
+  await downloadTree(guest({ ...file, size: 0, content: most }), "/proc/most", target);
+  await assert.rejects(
+    downloadTree(guest({ ...file, size: 0, content: `${most}x` }), "/proc/more", target),
+    isTooLarge,
+  );
+  assert.equal((await lstat(target)).size, most.length, "what is cut is not kept");
 
   const many = guest({
     kindOf: (path) => (path === "/d" ? "directory" : "file"),
@@ -124,6 +132,16 @@ test("a download brings no more than the guest said beforehand, and no more than
   });
   await downloadTree(many, "/d", join(folder, "ten"), { maxEntries: 11, maxBytes: 40 });
   await assert.rejects(downloadTree(many, "/d", join(folder, "nine"), { maxEntries: 10 }), isTooLarge);
+  const looks: string[] = [];
+  const nested = guest({
+    kindOf: (path) => {
+      looks.push(path);
+      return "directory";
+    },
+    list: () => Array.from({ length: 10 }, (_, index) => entry(`d${index}`, "directory")),
+  });
+  await assert.rejects(downloadTree(nested, "/d", join(folder, "nested"), { maxEntries: 25 }), isTooLarge);
+  assert.ok(looks.length <= 25, `${looks.length} entries were looked at`);
   await assert.rejects(downloadTree(many, "/d", join(folder, "less"), { maxBytes: 39 }), isTooLarge);
 });
 
