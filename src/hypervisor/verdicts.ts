@@ -2,7 +2,7 @@ import { readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { release } from "node:os";
 import { join } from "node:path";
 
-import { makeFolder } from "../host/folder.js";
+import { makeFolder, unique } from "../host/folder.js";
 import { smolvmHome } from "../host/home.js";
 
 /** What was found out about this host once and need not be tried again while the key stays the same. */
@@ -19,7 +19,7 @@ export async function recallVerdict(name: string, key: string): Promise<unknown>
 /** Remembers a verdict. Two processes that do so at once may lose one of the two, which costs another try. */
 export async function rememberVerdict(name: string, key: string, value: unknown): Promise<void> {
   const path = file();
-  const temporary = `${path}.${process.pid}.${Date.now().toString(36)}`;
+  const temporary = `${path}.${unique()}`;
   try {
     makeFolder(smolvmHome(), { mode: 0o700 });
     const verdicts = { ...(await readVerdicts()), [name]: { key, value } };

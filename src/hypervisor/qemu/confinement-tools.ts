@@ -18,13 +18,8 @@ const TRIAL_UID = 65534;
  */
 export async function confinementTools(): Promise<ConfinementTools> {
   const root = process.geteuid?.() === 0;
-  const [setpriv, prlimit] = await Promise.all(
-    (["setpriv", "prlimit"] as const).map(async (name) => {
-      const path = findTool(name);
-      return path !== null && (await works(name, path, root)) ? path : null;
-    }),
-  );
-  const tools = { setpriv: setpriv ?? null, prlimit: prlimit ?? null, root };
+  // One after the other: verdicts that are remembered at once overwrite each other.
+  const tools = { setpriv: await workingTool("setpriv", root), prlimit: await workingTool("prlimit", root), root };
   if (!root || process.platform !== "linux" || (tools.setpriv !== null && tools.prlimit !== null)) return tools;
   const missing = tools.setpriv === null ? "setpriv" : "prlimit";
   throw new HostError(
@@ -35,6 +30,11 @@ export async function confinementTools(): Promise<ConfinementTools> {
       details: { tool: missing },
     },
   );
+}
+
+async function workingTool(name: "setpriv" | "prlimit", root: boolean): Promise<string | null> {
+  const path = findTool(name);
+  return path !== null && (await works(name, path, root)) ? path : null;
 }
 
 async function works(name: "setpriv" | "prlimit", path: string, root: boolean): Promise<boolean> {

@@ -58,8 +58,9 @@ export async function startQemu(
   await spawned(child, binary);
   const identity = processIdentity(child.pid);
   if (identity === null) {
+    child.kill("SIGKILL"); // it may be that it only can't be looked at, and nobody could end it later
     await exited;
-    throw new HostError("HOST_TOOL_FAILED", `'${binary}' ended at once.`, {
+    throw new HostError("HOST_TOOL_FAILED", `'${binary}' ended at once, or this host can't look at it.`, {
       hint: "Look at qemu.log in the machine's folder, or ask: smolvm doctor",
       details: { binary },
     });
