@@ -35,6 +35,8 @@ export const machines: Check = {
   },
 };
 
+/** Machines, and what is left of making or removing one. Locks are files of the moment and no machines. */
 async function folders(): Promise<readonly string[]> {
-  return readdir(machinesDir()).catch(() => []); // none was ever made
+  const names = await readdir(machinesDir()).catch(() => []); // none was ever made
+  return names.filter((name) => !name.startsWith(".") || /^\.(new|trash)-/.test(name));
 }
