@@ -17,27 +17,27 @@ after(() => rm(folder, { recursive: true, force: true }));
 
 test("who changes a machine keeps others waiting until it is done", async () => {
   const path = join(folder, "one");
-  const claim = await claimMachineLock(path, 50);
+  const claim = await claimMachineLock(path, 30_000);
   await assert.rejects(claimMachineLock(path, 50), OperationTimeoutError);
   setTimeout(() => claim.release(), 100);
-  const next = await claimMachineLock(path, 2000);
+  const next = await claimMachineLock(path, 30_000);
   next.release();
   assert.deepEqual(await readdir(folder), []);
 });
 
 test("waiting for it ends with the caller's signal", async () => {
   const path = join(folder, "waited");
-  const claim = await claimMachineLock(path, 50);
+  const claim = await claimMachineLock(path, 30_000);
   const reason = new Error("no time");
   const controller = new AbortController();
   setTimeout(() => controller.abort(reason), 30);
-  await assert.rejects(claimMachineLock(path, 5000, controller.signal), (error) => error === reason);
+  await assert.rejects(claimMachineLock(path, 30_000, controller.signal), (error) => error === reason);
   claim.release();
 });
 
 test("waiting to change a machine that is gone does not make it again", async () => {
   const machine = join(folder, "gone");
-  const claim = await claimMachineLock(machineFiles(machine).lock, 50);
+  const claim = await claimMachineLock(machineFiles(machine).lock, 30_000);
   assert.ok(!existsSync(machine));
   claim.release();
   assert.deepEqual(await readdir(folder), []);

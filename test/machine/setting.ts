@@ -81,11 +81,11 @@ function commandOf(pid: number): string {
   }
 }
 
-/** Waits for something that is to happen soon. */
+/** Waits for something that is to happen. The time only ends a wait for what never will: a loaded host needs a while for anything. */
 export async function eventually(
   what: string,
   holds: () => boolean | Promise<boolean>,
-  timeoutMs = 5000,
+  timeoutMs = 30_000,
 ): Promise<number> {
   const started = performance.now();
   while (!(await holds())) {

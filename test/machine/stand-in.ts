@@ -1,6 +1,7 @@
 // Machines that are only a folder and a state, and processes that stand for their QEMU.
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { mkdtempSync } from "node:fs";
 import { rm } from "node:fs/promises";
@@ -21,7 +22,8 @@ export function homeWithoutMachines(): string {
   return home;
 }
 
-export const TOKEN = "5b0d3c2e-0000-4000-8000-00000000abcd";
+/** Of this process alone: what has it among its arguments anywhere on the host is killed. */
+export const TOKEN = randomUUID();
 
 export function state(changes: Partial<MachineState> = {}): MachineState {
   return {

@@ -5,7 +5,6 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 import { VMAlreadyExistsError } from "../../src/errors.js";
@@ -141,7 +140,10 @@ test("a machine that takes the name of an abandoned one while that is being look
   const files = await claimFolder(state({ owner }));
   const lock = await acquireLock(files.lock); // another program that sweeps as well, and is first
   const sweeping = sweep();
-  await sleep(100);
+  // It has seen the abandoned one when it waits at the lock, where it stands beside the holder.
+  const waiting = async (): Promise<boolean> =>
+    (await readdir(files.lock)).filter((name) => !name.endsWith(".holds")).length === 2;
+  await eventually("the sweep waits", waiting);
   await rm(files.folder, { recursive: true });
   await claimFolder(state({ createdAt: new Date(1).toISOString() }));
   lock.release();

@@ -89,7 +89,12 @@ async function kvmRefusal(): Promise<string | null> {
 }
 
 /** Runs a guest of a few instructions that enters protected mode (x86) or calls the firmware (arm64) and ends at once. */
-export async function probeAccelerator(accelerator: Accelerator, arch: GuestArch, binary: string): Promise<Verdict> {
+export async function probeAccelerator(
+  accelerator: Accelerator,
+  arch: GuestArch,
+  binary: string,
+  deadlineMs = PROBE_DEADLINE_MS,
+): Promise<Verdict> {
   const folder = await mkdtemp(join(tmpdir(), "smolvm-probe-"));
   const started = performance.now();
   try {
@@ -100,7 +105,7 @@ export async function probeAccelerator(accelerator: Accelerator, arch: GuestArch
     const cpu = accelerator === "tcg" ? probe.emulatedCpu : ["-cpu", "host"];
     const child = spawn(binary, [...args, "-accel", accelerator, ...probe.machine, ...cpu, "-bios", rom], {
       stdio: ["ignore", "ignore", "pipe"],
-      timeout: PROBE_DEADLINE_MS,
+      timeout: deadlineMs,
       killSignal: "SIGKILL",
     });
     let stderr = "";
