@@ -30,7 +30,7 @@ export class TestAgent implements AsyncDisposable {
   connect(lane = 0): Promise<GuestConnection> {
     const stream = this.lanes[lane];
     if (stream === undefined) throw new Error(`no lane ${lane}`);
-    return connectGuest(stream, { timeoutMs: 10_000 });
+    return connectGuest(stream, { timeoutMs: 30_000 });
   }
 
   async exited(): Promise<AgentExit> {
@@ -40,7 +40,7 @@ export class TestAgent implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const lane of this.lanes) lane.destroy();
-    const timer = setTimeout(() => this.process.kill("SIGKILL"), 5000);
+    const timer = setTimeout(() => this.process.kill("SIGKILL"), 20_000);
     await this.exited();
     clearTimeout(timer);
   }

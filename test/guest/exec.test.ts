@@ -1,11 +1,14 @@
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
-import { readFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { CommandExecutionUnavailableError, GuestFileError, ValidationError } from "../../src/errors.js";
 import type { ExecRequest, ExitStatus, GuestConnection } from "../../src/guest/index.js";
+import { OUTPUT_WINDOW } from "../../src/guest/streams.js";
 import { collect, startAgent } from "./agent.js";
 
 interface Outcome extends ExitStatus {
@@ -149,27 +152,34 @@ async function sleepers(guest: GuestConnection, nap: string): Promise<number> {
 }
 
 async function until(condition: () => Promise<boolean>): Promise<void> {
-  for (let tries = 0; tries < 1000; tries++) {
+  const deadline = performance.now() + 30_000;
+  while (performance.now() < deadline) {
     if (await condition()) return;
     await sleep(20);
   }
-  assert.fail("it did not come to be within 20 s");
+  assert.fail("it did not come to be within 30 s");
 }
 
-test("a background process that keeps the pipe open delays the end by a short grace only, and lives on", async () => {
+test("a background process that keeps the pipe open delays the end by a short grace only, and lives on", async (t) => {
   await using agent = startAgent();
   const guest = await agent.connect();
+  const folder = await mkdtemp(join(tmpdir(), "smolvm-guest-exec-"));
+  t.after(() => rm(folder, { recursive: true, force: true }));
   const begin = performance.now();
   const result = await run(guest, {
-    command: "echo first; (sleep 2; echo late; echo $? > /dev/null; sleep 30) & echo $!",
+    command:
+      'echo first; (until [ -e go ]; do sleep 0.05; done; echo late; echo "$?" > said; sleep 300) & echo $!; sleep 0.2',
+    cwd: folder,
   });
-  assert.ok(performance.now() - begin < 2000);
-  assert.doesNotMatch(result.stdout.toString(), /late/);
-  const [first, pid] = result.stdout.toString().split("\n");
-  assert.equal(first, "first");
-  await sleep(2500);
-  const alive = await readFile(`/proc/${pid ?? ""}/stat`, "utf8").catch(() => "");
-  assert.notEqual(alive, "", "it was ended by its write to the closed pipe");
+  const took = performance.now() - begin;
+  t.diagnostic(`ended after ${Math.round(took)} ms`);
+  assert.ok(took < 30_000, `${took} ms`); // until the end of what keeps the pipe open it would be ten times as long
+  const [first, pid, ...more] = result.stdout.toString().split("\n");
+  assert.deepEqual([first, more], ["first", [""]]);
+  await writeFile(join(folder, "go"), "");
+  const said = join(folder, "said");
+  await until(async () => (await readFile(said, "utf8").catch(() => "")).endsWith("\n"));
+  assert.ok(process.kill(Number(pid), 0), "it was ended by its write to the closed pipe");
   process.kill(Number(pid), "SIGKILL");
 });
 
@@ -233,8 +243,16 @@ test("a reader that stops, stops the command; both sides stay small; afterwards 
   const command = guest.exec({ command: `head -c ${total} /dev/zero` });
   const memory = process.memoryUsage().rss;
   command.stdout.once("readable", () => undefined);
-  await sleep(500);
-  assert.ok(process.memoryUsage().rss - memory < 30_000_000, "the host keeps what nobody reads");
+  // Until no more comes.
+  let lay = -1;
+  await until(async () => {
+    const before = lay;
+    lay = command.stdout.readableLength;
+    await sleep(300);
+    return lay > 0 && lay === before;
+  });
+  assert.ok(lay <= OUTPUT_WINDOW, `${lay} bytes lie unread`);
+  assert.ok(process.memoryUsage().rss - memory < 100_000_000, "the host keeps what nobody reads");
   assert.ok((await residentBytes(agent.process.pid)) < 12_000_000, "the agent keeps what it can't send");
   assert.equal((await run(guest, { command: "echo others go on" })).stdout.toString(), "others go on\n");
   const hash = createHash("sha256");
@@ -247,7 +265,7 @@ test("a reader that stops, stops the command; both sides stay small; afterwards 
   assert.equal(hash.digest("hex"), "a6d72ac7690f53be6ae46ba88506bd97302a093f7108472bd9efc3cefda06484");
 });
 
-test("commands that print without end don't keep others from the lane, nor each other", async () => {
+test("commands that print without end don't keep others from the lane, nor each other", async (t) => {
   await using agent = startAgent();
   const guest = await agent.connect();
   const floods = Array.from({ length: 6 }, () => guest.exec({ command: ["yes"] }));
@@ -257,9 +275,10 @@ test("commands that print without end don't keep others from the lane, nor each 
   );
   await until(() => Promise.resolve(received.every((size) => size > 0)));
   received.fill(0); // from when all run
-  await until(() => Promise.resolve(received.every((size) => size > 20_000_000)));
   // None is starved. How evenly they share is the host's scheduler's affair too.
-  assert.ok(Math.max(...received) < 12 * Math.min(...received), received.join(" "));
+  await until(() => Promise.resolve(received.every((size) => size > 10_000_000)));
+  t.diagnostic(`received, in MB: ${received.map((size) => Math.round(size / 1e6)).join(" ")}`);
+  assert.ok(Math.max(...received) < 100 * Math.min(...received), received.join(" "));
   assert.equal((await run(guest, { command: "echo through" })).stdout.toString(), "through\n");
   for (const flood of floods) flood.kill("SIGKILL");
   await Promise.all(floods.map((flood) => flood.exit));
@@ -270,7 +289,7 @@ async function residentBytes(pid: number | undefined): Promise<number> {
   return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024;
 }
 
-test("an agent that dies fails every pending command at once, with streams and all", async () => {
+test("an agent that dies fails every pending command at once, with streams and all", async (t) => {
   await using agent = startAgent();
   const guest = await agent.connect();
   const command = guest.exec({ command: "sleep 60", stdin: true });
@@ -284,7 +303,9 @@ test("an agent that dies fails every pending command at once, with streams and a
   agent.process.kill("SIGKILL");
   const begin = performance.now();
   const [exit, stdout, file] = await outcomes;
-  assert.ok(performance.now() - begin < 1000);
+  const took = performance.now() - begin;
+  t.diagnostic(`all failed after ${Math.round(took)} ms`);
+  assert.ok(took < 10_000, `${took} ms`); // of the command itself nothing would come before a minute has passed
   for (const outcome of [exit, stdout, file]) {
     assert.equal(outcome.status, "rejected");
     assert.ok(outcome.reason instanceof CommandExecutionUnavailableError);
