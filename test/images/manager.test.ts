@@ -344,9 +344,9 @@ test("progress goes from download to done for each file, and a callback that thr
   await assert.rejects(manager.ensureImage("hello", { verify: "never" as never }), ValidationError);
 });
 
-test("abort ends a download within 100 ms with the caller's reason, and leaves nothing under the image's name", async (t) => {
+test("abort ends a download at once with the caller's reason, and leaves nothing under the image's name", async (t) => {
   const { manager, origin, cacheDir } = await setting(t);
-  origin.pieceDelayMs = 40;
+  origin.pieceDelayMs = 2_000; // it would take far longer than an abort may
   const reason = new Error("changed my mind");
   await assert.rejects(manager.ensureImage("hello", { signal: AbortSignal.abort(reason) }), reason);
   const delays: number[] = [];
@@ -362,7 +362,8 @@ test("abort ends a download within 100 ms with the caller's reason, and leaves n
     delays.push(performance.now() - abortedAt);
   }
   // On a busy machine one of them may have waited for its turn.
-  assert.ok(Math.min(...delays) < 100, `took ${delays.join(", ")} ms`);
+  t.diagnostic(`answered after ${delays.map((delay) => delay.toFixed(1)).join(", ")} ms`);
+  assert.ok(Math.min(...delays) < 1_000, `took ${delays.join(", ")} ms`);
   assert.ok(!readdirSync(cacheDir).includes("hello"));
   origin.pieceDelayMs = 0;
   await manager.ensureImage("hello");

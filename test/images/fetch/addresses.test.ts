@@ -8,7 +8,7 @@ import type { ImageError } from "../../../src/errors.js";
 import { mirrorsOf } from "../../../src/images/fetch/mirrors.js";
 import { transferWith } from "../../../src/images/fetch/transfer.js";
 import { TestProxy } from "../../fixtures/servers/proxy.js";
-import { pause, TestServer, type Handler } from "../../fixtures/servers/server.js";
+import { TestServer, type Handler } from "../../fixtures/servers/server.js";
 import { attempt, failureOf } from "./attempt.js";
 import {
   certificate,
@@ -197,11 +197,15 @@ void suite("other kinds of addresses", () => {
     execFileSync("mkfifo", [folder.file("pipe")]);
     const url = pathToFileURL(folder.file("pipe")).href;
     const promise = transferWith({ urls: [url], digest: null, partial: folder.file("p") }, policyFor("fast"));
-    const late = pause(2_000).then(() => {
-      closeSync(openSync(folder.file("pipe"), "r+")); // so that whoever waits for a writer waits no more
-      return "it was too late";
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<string>((resolve) => {
+      timer = setTimeout(() => {
+        closeSync(openSync(folder.file("pipe"), "r+")); // so that whoever waits for a writer waits no more
+        resolve("it was too late");
+      }, 15_000);
     });
     const outcome = await Promise.race([promise.catch((error: unknown) => (error as ImageError).message), late]);
+    clearTimeout(timer);
     assert.match(typeof outcome === "string" ? outcome : "it succeeded", /not a regular file/);
   });
 

@@ -8,7 +8,7 @@ import { Claims, type Claim } from "../../../src/images/fetch/http/claims.js";
 import { Ramp } from "../../../src/images/fetch/http/ramp.js";
 import { DEFAULT_POLICY } from "../../../src/images/fetch/policy.js";
 import { transferWith } from "../../../src/images/fetch/transfer.js";
-import { pause, TestServer, type Handler } from "../../fixtures/servers/server.js";
+import { pause, type Reply, TestServer, type Handler } from "../../fixtures/servers/server.js";
 import { Folder, policyFor, sampleBytes, sha256, TRANSPORTS } from "./setting.js";
 
 const MIB = 1024 * 1024;
@@ -23,16 +23,20 @@ for (const transport of TRANSPORTS) {
     test("are added while each is slow and all together are quicker", async () => {
       using folder = new Folder();
       // Each response is limited, as a lossy line limits each connection.
-      await using server = await TestServer.start((_request, reply) => reply.file(BYTES, { rate: 2 * MIB }));
+      let first = Infinity;
+      await using server = await TestServer.start(async (request, reply) => {
+        await reply.file(BYTES, { rate: 2 * MIB });
+        if (request.index === 0) first = reply.sent;
+      });
       const urls = [`${server.origin}/image`];
-      const began = performance.now();
       const result = await transferWith(
         { urls, digest: DIGEST, partial: folder.file("p") },
         policyFor(transport, QUICK),
       );
       assert.ok(readFileSync(result.path).equals(BYTES));
       assert.ok(server.connections >= 3 && server.connections <= 12, `${server.connections} connections`);
-      assert.ok(performance.now() - began < 4_500, "it was no quicker than one connection");
+      // Each brought its share at the same rate, so together they were quicker than the first alone.
+      assert.ok(first < 0.75 * SIZE, `${first} of ${SIZE} bytes came over the first connection`);
       assert.ok(result.fetchedBytes <= SIZE + MIB, `${result.fetchedBytes} bytes fetched`);
       for (const request of server.requests.slice(1)) assert.equal(request.headers.get("if-range"), '"v1"');
     });
@@ -98,18 +102,21 @@ for (const transport of TRANSPORTS) {
       const old = sampleBytes(SIZE, 22);
       for (const told of ['"v2"', null]) {
         using folder = new Folder();
+        let first: Reply | undefined;
         await using server = await TestServer.start(async (request, reply) => {
           // It ignores If-Range, and the file has changed since the first answer.
           Object.assign(request, { headers: new Map([...request.headers].filter(([name]) => name !== "if-range")) });
-          if (request.index === 0) return reply.file(old, { rate: 2 * MIB });
+          if (request.index === 0) {
+            first = reply;
+            return reply.file(old, { rate: 2 * MIB });
+          }
           const part = request.headers.has("range");
           await reply.file(BYTES, part ? { etag: told, rate: 2 * MIB } : { etag: '"v2"', rate: 16 * MIB });
         });
-        const began = performance.now();
         const request = { urls: [`${server.origin}/image`], digest: null, partial: folder.file("p") };
         const result = await transferWith(request, policyFor(transport, QUICK));
         assert.equal(result.digest, DIGEST);
-        assert.ok(performance.now() - began < 5_000, "it went on with the old version to its end");
+        assert.ok((first?.sent ?? SIZE) < SIZE, "it went on with the old version to its end");
         assert.ok(
           server.requests.some(({ headers }) => headers.has("range")),
           "no connection was added",
@@ -127,12 +134,14 @@ for (const transport of TRANSPORTS) {
       const request = { urls: [`${server.origin}/image`], digest: DIGEST, partial: folder.file("p") };
       const promise = transferWith({ ...request, signal: stop.signal }, policyFor(transport, QUICK));
       promise.catch(() => undefined); // awaited below
-      await pause(700);
+      const deadline = performance.now() + 30_000;
+      while (server.connections < 2 && performance.now() < deadline) await pause(20);
       assert.ok(server.connections > 1);
+      await pause(200); // for the others to bring something
       const [sent, asked] = [server.sent, performance.now()];
       stop.abort();
       await assert.rejects(promise, { name: "AbortError" });
-      assert.ok(performance.now() - asked < 400);
+      assert.ok(performance.now() - asked < 5_000);
       rate = null;
       const result = await transferWith(request, policyFor(transport));
       assert.ok(readFileSync(result.path).equals(BYTES));
