@@ -46,6 +46,9 @@ test("a machine that another program has started can be used by who tried to sta
   await assert.rejects(vm.start(), (error) => error instanceof VMStateError && /runs already/.test(error.message));
   assert.equal(vm.status, "running");
   assert.equal(vm.info.kernel, "kernel", "its guest has greeted");
+  // The next machine has the same name and birth: nothing may be on its way to this one any more.
+  await qemu.die();
+  await eventually("its end is noted", async () => (await loadState("vm-test"))?.status === "stopped", PATIENCE_MS);
 });
 
 test("an object is of one machine: another one of the same name is not touched, and nothing of it is told", async (t) => {

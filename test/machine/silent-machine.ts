@@ -9,6 +9,7 @@ import { laneSocket } from "../../src/hypervisor/index.js";
 import { SmolVM } from "../../src/machine/index.js";
 import { claimFolder, type MachineFiles, type MachineState } from "../../src/machine/state.js";
 import { ForgedGuest } from "../guest/forged.js";
+import { eventually } from "./setting.js";
 import { run, standIn, state } from "./stand-in.js";
 
 export interface SilentQemu {
@@ -61,5 +62,11 @@ export async function silentMachine(
   const { serve, hangUp, die, ...qemu } = await silentQemu(t);
   const files = await claimFolder(state({ detached: true, owner: null, run: qemu.run }));
   await serve(files);
-  return { vm: await SmolVM.fromId("vm-test"), files, hangUp, die };
+  const vm = await SmolVM.fromId("vm-test");
+  // The next test's machine has the same name and birth: nothing may be on its way to this one any more.
+  t.after(async () => {
+    await eventually("its end is noticed", () => vm.status !== "running", 30_000);
+    await vm.refresh();
+  });
+  return { vm, files, hangUp, die };
 }
