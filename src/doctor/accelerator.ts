@@ -7,7 +7,7 @@ export const accelerator: Check = {
   async run(): Promise<Finding> {
     const arch = process.arch === "arm64" ? "aarch64" : "x86_64";
     const { binary } = await qemuFacts(arch);
-    const choice = await chooseAccelerator("auto", arch, binary);
+    const choice = await chooseAccelerator("auto", arch, binary, { anew: true });
     if (choice.accelerator !== "tcg") return { status: "ok", detail: `${choice.accelerator}: ${choice.reason}.` };
     return {
       status: "warning",

@@ -34,7 +34,7 @@ function realQemu(arch: string): string {
 
 test("the probe's guest runs to its end where there is a processor that works, on both architectures", async (context) => {
   for (const arch of ["x86_64", "aarch64"] as const) {
-    const verdict = await probeAccelerator("tcg", arch, realQemu(arch), 60_000);
+    const verdict = await probeAccelerator("tcg", arch, realQemu(arch), AbortSignal.timeout(60_000));
     assert.equal(verdict.works, true, verdict.seen);
     context.diagnostic(`${arch}: ${verdict.seen}`);
   }
@@ -53,7 +53,7 @@ test("an accelerator that opens and then hangs its guest is found out in the tim
 
 test("a guest that ends otherwise than it should is no success, and what QEMU said is kept", async () => {
   const fails = await pretender("fails", 'echo "qemu: the MSR is missing." >&2; exit 1');
-  const verdict = await probeAccelerator("kvm", ARCH, fails, 60_000);
+  const verdict = await probeAccelerator("kvm", ARCH, fails, AbortSignal.timeout(60_000));
   assert.equal(verdict.works, false);
   assert.match(verdict.seen, /exit status 1 on kvm: qemu: the MSR is missing$/);
 });
@@ -87,6 +87,32 @@ test("a verdict is of one QEMU build: another one is tried anew", async () => {
   await writeFile(counting, `#!/bin/sh\necho call >> ${calls}; exit 2\n# another build\n`);
   await chooseAccelerator("auto", ARCH, counting);
   assert.equal(await count(), 2);
+});
+
+test("hardware is written off only if emulation is quick, and is tried anew on request", async () => {
+  if (!existsSync("/dev/kvm")) return;
+  const calls = join(home, "hung-calls");
+  const tries = async (): Promise<number> => (await readFile(calls, "utf8")).split("kvm").length - 1;
+  const script = (emulated: string, hardware: string): string =>
+    `case "$*" in *'-accel tcg'*) ${emulated} ;; *) echo kvm >> ${calls}; ${hardware} ;; esac`;
+  const success = ARCH === "x86_64" ? 33 : 0;
+  const choose = async (path: string, options?: { anew: boolean }): Promise<string> =>
+    (await chooseAccelerator("auto", ARCH, path, options)).accelerator;
+
+  const busy = await pretender("busy", script("exec sleep 60", "exec sleep 60"));
+  assert.equal(await choose(busy), "tcg");
+  assert.equal(await choose(busy), "tcg");
+  assert.equal(await tries(), 2, "nothing moves on this host, which says nothing of its accelerator");
+
+  const hung = await pretender("hung", script(`exit ${success}`, "exec sleep 60"));
+  assert.equal(await choose(hung), "tcg");
+  assert.equal(await choose(hung), "tcg");
+  assert.equal(await tries(), 3, "remembered");
+  assert.equal(await choose(hung, { anew: true }), "tcg");
+  assert.equal(await tries(), 4);
+
+  const late = await pretender("late", script(`sleep 1; exit ${success}`, `sleep 1; exit ${success}`));
+  assert.equal(await choose(late), "kvm", "late, and no later than an emulated one");
 });
 
 test("an accelerator that was asked for and does not work is a HostError that says what was seen", async () => {

@@ -3,6 +3,7 @@ import { constants } from "node:fs";
 import { access, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { arch as hostArch, platform, tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { HostError } from "../../errors.js";
 import type { GuestArch } from "../../guest/index.js";
@@ -23,21 +24,25 @@ interface Verdict {
 
 /** A working accelerator needs about 50 ms, most of which is QEMU's own start. */
 const PROBE_DEADLINE_MS = 700;
+/** An emulated guest needs about 100 ms, and this host is too busy to judge by where it takes that long. */
+const CONTROL_DEADLINE_MS = 3000;
 
 /**
  * Chooses how a machine's instructions are run. Hardware is chosen only after a tiny guest has been seen to run on it:
  * a nested host's /dev/kvm can open and still hang every guest. The verdict is remembered for this boot, kernel and QEMU.
  *
+ * @param options.anew tries it whatever is remembered.
  * @throws HostError HOST_ACCELERATOR when a particular one is asked for and does not work.
  */
 export async function chooseAccelerator(
   wanted: "auto" | Accelerator,
   arch: GuestArch,
   binary: string,
+  { anew = false }: { readonly anew?: boolean } = {},
 ): Promise<AcceleratorChoice> {
   if (wanted === "tcg") return { accelerator: "tcg", reason: "software emulation was asked for" };
   const native = nativeAccelerator();
-  const verdict = await judge(wanted, native, arch, binary);
+  const verdict = await judge(wanted, native, arch, binary, anew);
   if (verdict.works && native !== null) return { accelerator: native, reason: verdict.seen };
   if (wanted === "auto") return { accelerator: "tcg", reason: verdict.seen };
   throw new HostError("HOST_ACCELERATOR", `The accelerator '${wanted}' can't be used: ${verdict.seen}.`, {
@@ -56,6 +61,7 @@ async function judge(
   native: "kvm" | "hvf" | null,
   arch: GuestArch,
   binary: string,
+  anew: boolean,
 ): Promise<Verdict> {
   if (native === null) return { works: false, seen: `there is none on ${platform()}` };
   if (wanted !== "auto" && wanted !== native) return { works: false, seen: `this host's accelerator is ${native}` };
@@ -68,13 +74,40 @@ async function judge(
   }
   const name = `accelerator-${native}-${arch}`;
   const key = `${await bootKey()} ${await programKey(binary)}`;
-  const known = await recallVerdict(name, key);
+  const known = anew ? undefined : await recallVerdict(name, key);
   if (isObject(known) && typeof known["works"] === "boolean" && typeof known["seen"] === "string") {
     return { works: known["works"], seen: known["seen"] };
   }
-  const verdict = await probeAccelerator(native, arch, binary);
-  await rememberVerdict(name, key, verdict);
+  const { verdict, certain } = await tryOut(native, arch, binary);
+  if (certain) await rememberVerdict(name, key, verdict);
   return verdict;
+}
+
+/**
+ * That nothing came within the time says that a guest hangs only if this host is quick enough otherwise: while the guest still
+ * has time, an emulated one has to come from its start to its end. Else it is uncertain, and emulation is for this time only.
+ */
+async function tryOut(
+  accelerator: Accelerator,
+  arch: GuestArch,
+  binary: string,
+): Promise<{ readonly verdict: Verdict; readonly certain: boolean }> {
+  const enough = new AbortController();
+  const trial = probeAccelerator(accelerator, arch, binary, enough.signal);
+  const late = new AbortController();
+  const inTime = await Promise.race([
+    trial.finally(() => late.abort()),
+    sleep(PROBE_DEADLINE_MS, null, { signal: late.signal }).catch(() => null), // no longer needed
+  ]);
+  if (inTime !== null) return { verdict: inTime, certain: true };
+  try {
+    const control = await probeAccelerator("tcg", arch, binary, AbortSignal.timeout(CONTROL_DEADLINE_MS));
+    enough.abort();
+    const verdict = await trial;
+    return { verdict, certain: verdict.works || control.works };
+  } finally {
+    enough.abort();
+  }
 }
 
 /** Not remembered: a permission can be given at any time, and looking costs nothing. */
@@ -93,7 +126,7 @@ export async function probeAccelerator(
   accelerator: Accelerator,
   arch: GuestArch,
   binary: string,
-  deadlineMs = PROBE_DEADLINE_MS,
+  until: AbortSignal = AbortSignal.timeout(PROBE_DEADLINE_MS),
 ): Promise<Verdict> {
   const folder = await mkdtemp(join(tmpdir(), "smolvm-probe-"));
   const started = performance.now();
@@ -105,15 +138,16 @@ export async function probeAccelerator(
     const cpu = accelerator === "tcg" ? probe.emulatedCpu : ["-cpu", "host"];
     const child = spawn(binary, [...args, "-accel", accelerator, ...probe.machine, ...cpu, "-bios", rom], {
       stdio: ["ignore", "ignore", "pipe"],
-      timeout: deadlineMs,
-      killSignal: "SIGKILL",
     });
+    const kill = (): void => void child.kill("SIGKILL");
+    until.addEventListener("abort", kill, { once: true });
+    if (until.aborted) kill();
     let stderr = "";
     child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr = (stderr + text).slice(-2000)));
     const [status, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve, reject) => {
       child.once("error", reject);
       child.once("close", (code, by) => resolve([code, by]));
-    });
+    }).finally(() => until.removeEventListener("abort", kill));
     const took = Math.round(performance.now() - started);
     if (status === probe.success) return { works: true, seen: `a guest ran on ${accelerator} (${took} ms)` };
     const complaint = (stderr.trim().split("\n").at(-1) ?? "").replace(/^\S*qemu-system-\w+: /, "").replace(/\.$/, "");
