@@ -61,6 +61,34 @@ test("the filter has no rights and no way to open anything, and loses no frame t
   }
 });
 
+test("a filter that its own user can't run is started with root's files in reach; one that is slow is not", async (context) => {
+  if (!root) return; // an ordinary user's filter is that user's in any case
+  const folder = await mkdtemp(join(tmpdir(), "smolvm-filter-"));
+  await chmod(folder, 0o755);
+  process.env["SMOLVM_HOME"] = folder;
+  const machine = await mkdtemp(join(folder, "run-"));
+  const servers = await Promise.all(Object.values(EGRESS_SOCKETS).map((name) => serve(join(machine, name))));
+  const node = process.execPath;
+  const inNodesPlace = async (name: string, script: string): Promise<void> => {
+    process.execPath = join(folder, name);
+    await writeFile(process.execPath, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+  };
+  context.after(async () => {
+    process.execPath = node;
+    for (const { server } of servers) server.close();
+    for (const pid of processesIn(folder)) process.kill(pid, "SIGKILL");
+    await rm(folder, { recursive: true, force: true });
+  });
+  const forRoot = `[ "$(id -u)" = 0 ] || exit 1; echo ready; exec sleep 60`;
+  await inNodesPlace("unreadable", forRoot);
+  await startEgressFilter(machine, 65534);
+  const users = await Promise.all(processesIn(folder).map((pid) => readFile(`/proc/${pid}/status`, "utf8")));
+  assert.equal(users.length, 1);
+  assert.match(users.join(), /^Uid:\s+0\b/m);
+  await inNodesPlace("slow", `[ "$(id -u)" = 0 ] && echo ready; exec sleep 60`);
+  await assert.rejects(startEgressFilter(machine, 65534), /was not ready within/);
+});
+
 test("tools of the same name that know less are no use, and root starts nothing without them", async () => {
   const folder = await mkdtemp(join(tmpdir(), "smolvm-tools-"));
   process.env["SMOLVM_HOME"] = folder;

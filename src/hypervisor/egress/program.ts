@@ -1,5 +1,5 @@
 /**
- * The egress filter: a process beside a machine with "open" networking, confined as QEMU is. QEMU sends it every frame of the
+ * The egress filter: a process beside a machine with "open" networking, with as few rights as its user can be given. QEMU sends it every frame of the
  * guest; those that may leave are sent back. It ends with QEMU, and while it is not there nothing leaves.
  */
 import { networkInterfaces } from "node:os";
@@ -43,7 +43,7 @@ function filterFrames(out: Socket, back: Socket): void {
   });
 }
 
-/** The connections to QEMU are inherited: this process has no right to open anything. */
+/** The connections to QEMU are inherited: their folder is not open to this process's user. */
 const [out, back] = [new Socket({ fd: 3 }), new Socket({ fd: 4 })];
 for (const socket of [out, back]) {
   socket.on("error", () => process.exit(0)); // QEMU has ended, and with it this process's purpose

@@ -12,6 +12,9 @@ const READY_TIMEOUT_MS = 10_000;
 const TRY_AGAIN =
   'The host is short of memory or processes: make room and start the machine again, or use network "restricted".';
 
+/** What a program does that is not there for its user, or whose parts are not. */
+class EndedAtOnce extends HostError {}
+
 /**
  * Starts the egress filter for the QEMU whose sockets are in `folder`; they must be there. Resolves when it filters.
  * It outlives this program when the machine does, and ends when the machine's QEMU ends.
@@ -27,8 +30,9 @@ export async function startEgressFilter(folder: string, uid: number | null, sign
     try {
       await startFilter(folder, [out, back], uid, signal).catch(async (error: unknown) => {
         signal?.throwIfAborted();
-        if (uid === null) throw error;
-        // Node or this package may be in a folder that only root can read, so that no other user can run the filter.
+        // Node or this package may be in a folder that only root can read, so that no other user can run the filter. Only then:
+        // one that is merely slow, or that this host has no room for, gets no further rights.
+        if (uid === null || !(error instanceof EndedAtOnce)) throw error;
         await startFilter(folder, [out, back], null, signal);
       });
     } finally {
@@ -88,7 +92,7 @@ async function startFilter(
     signal?.addEventListener("abort", aborted, { once: true });
     child.once("error", settle);
     child.once("exit", () =>
-      settle(new HostError("HOST_IO", "The egress filter ended before it was ready.", { hint: TRY_AGAIN })),
+      settle(new EndedAtOnce("HOST_IO", "The egress filter ended before it was ready.", { hint: TRY_AGAIN })),
     );
     stdout.once("data", () => settle());
   });
