@@ -13,7 +13,7 @@
 
 #include "agent.h"
 
-enum { ROOT_WAIT_MS = 5000, LANE_WAIT_MS = 5000 };
+enum { ROOT_WAIT_MS = 5000, LANE_WAIT_MS = 5000, OWNER_WAIT_S = 120 };
 
 bool owner_attached;
 static char command_line[4096];
@@ -240,6 +240,32 @@ static void find_lanes(void) {
   loop_add(late_lanes_timer, EPOLLIN, &late_lanes);
 }
 
+static struct watch owner_watch;
+static int owner_timer = -1;
+
+static void owner_is_late(struct watch *watch, uint32_t events) {
+  (void)watch, (void)events;
+  uint64_t expired;
+  if (read(owner_timer, &expired, sizeof expired) < 0) return;
+  loop_close(owner_timer);
+  owner_timer = -1;
+  if (lanes[0].was_open) return;
+  say("the owner has not come");
+  power_off();
+}
+
+/* An owner that ended before it opened its lane can't close it: without this the machine would run for ever. */
+static void expect_owner(void) {
+  char value[16];
+  int seconds = parameter("smolvm.ownerwait", value, sizeof value) ? atoi(value) : 0;
+  owner_watch.on_event = owner_is_late;
+  owner_timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+  struct itimerspec times = {.it_value = {.tv_sec = seconds > 0 ? seconds : OWNER_WAIT_S}};
+  if (owner_timer < 0) return;
+  timerfd_settime(owner_timer, 0, &times, NULL);
+  loop_add(owner_timer, EPOLLIN, &owner_watch);
+}
+
 /* `smolvm.init=image`: the image's own init becomes the first process, and the agent goes on beside it. */
 static void hand_over(void) {
   if (access("/sbin/init", X_OK) < 0) {
@@ -276,5 +302,6 @@ void boot(void) {
   if (parameter("smolvm.init", value, sizeof value) && strcmp(value, "image") == 0) hand_over();
   loop_start();
   find_lanes();
+  if (owner_attached) expect_owner();
   say("ready");
 }

@@ -71,7 +71,7 @@ export async function launch(files: MachineFiles, state: MachineState, made: Pre
       confinement: {
         uid: user?.uid ?? null,
         group: user?.group ?? null,
-        dieWithParent: process.platform === "linux" && !state.detached,
+        diesWith: process.platform === "linux" && !state.detached ? process.pid : null,
         addressSpace: addressSpaceLimit({ memoryMib: state.memSizeMib }),
         fileSize: largest + FILE_SLACK,
       },

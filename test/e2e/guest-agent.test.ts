@@ -144,3 +144,14 @@ test("the owner's lane keeps the machine alive: with its end the machine powers 
   assert.ok((await machine.off()) < 60_000);
   assert.match(machine.console, /smolvm: power off/);
 });
+
+test("an owner that never comes is not waited for without end; one that has come may stay as long as it likes", async (context) => {
+  const kernelArguments = "smolvm.root=/dev/vda smolvm.rootfstype=ext4 smolvm.owner=1 smolvm.ownerwait=2";
+  const attended = await AgentMachine.boot(context, { kernelArguments });
+  const guest = await attended.connect();
+  const alone = await AgentMachine.boot(context, { kernelArguments });
+  assert.ok((await alone.off()) < 60_000);
+  assert.match(alone.console, /smolvm: the owner has not come\r?\n.*smolvm: power off/s);
+  // The first one's time was up before that of the second, which was started later.
+  assert.ok((await guest.ping()) < 30_000);
+});

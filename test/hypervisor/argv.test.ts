@@ -110,30 +110,30 @@ test("as root QEMU becomes a user without any right; for others at least it can'
   const confinement = {
     uid: 5000,
     group: null,
-    dieWithParent: true,
+    diesWith: 77,
     addressSpace: addressSpaceLimit({ memoryMib: 512 }),
     fileSize: 1000,
     cage: null,
   };
-  const tools = { setpriv: "/bin/setpriv", prlimit: "/bin/prlimit", root: true };
+  const tools = { setpriv: "/bin/setpriv", prlimit: "/bin/prlimit", shell: "/bin/sh", root: true };
   const [program, args] = confinedCommand("/bin/qemu", ["-M", "none"], confinement, tools);
   assert.equal(program, "/bin/setpriv");
   const line = args.join(" ");
   assert.match(line, /^--no-new-privs --reuid 5000 --regid 5000 --clear-groups --bounding-set=-all --inh-caps=-all/);
   assert.match(
     line,
-    /--pdeathsig KILL \/bin\/prlimit --core=0 --fsize=1000 --nofile=4096 --as=\d+ --nproc=256 \/bin\/qemu -M none$/,
+    /--pdeathsig KILL \/bin\/sh -c .* 77 \/bin\/prlimit --core=0 --fsize=1000 --nofile=4096 --as=\d+ --nproc=256 \/bin\/qemu -M none$/,
   );
   assert.match(confinedCommand("q", [], { ...confinement, group: 108 }, tools)[1].join(" "), /--groups 108/);
-  const plain = { ...confinement, uid: null, dieWithParent: false, addressSpace: null };
+  const plain = { ...confinement, uid: null, diesWith: null, addressSpace: null };
   const user = confinedCommand("q", [], plain, { ...tools, root: false })[1].join(" ");
   assert.doesNotMatch(user, /reuid|nproc|pdeathsig|bounding|--as/);
   assert.match(confinedCommand("q", [], plain, tools)[1].join(" "), /--bounding-set=-all/);
   assert.match(user, /--no-new-privs/);
-  assert.deepEqual(confinedCommand("q", ["a"], confinement, { setpriv: null, prlimit: null, root: false }), [
-    "q",
-    ["a"],
-  ]);
+  assert.deepEqual(
+    confinedCommand("q", ["a"], confinement, { setpriv: null, prlimit: null, shell: null, root: false }),
+    ["q", ["a"]],
+  );
 });
 
 test("an ordinary user's QEMU gets a root folder of its own where the host lets it, and no right over it", () => {
@@ -144,8 +144,8 @@ test("an ordinary user's QEMU gets a root folder of its own where the host lets 
     visible: ["/usr"],
     resolver: "/etc/resolv.conf",
   };
-  const tools = { setpriv: "/bin/setpriv", prlimit: null, root: false };
-  const confinement = { uid: null, group: null, dieWithParent: true, addressSpace: null, fileSize: 1 };
+  const tools = { setpriv: "/bin/setpriv", prlimit: null, shell: null, root: false };
+  const confinement = { uid: null, group: null, diesWith: 77, addressSpace: null, fileSize: 1 };
   const line = (needs: CageNeeds): string =>
     confinedCommand("/bin/qemu", ["-M", "none"], { ...confinement, cage: cagePrefix(cage, needs) }, tools)
       .flat()

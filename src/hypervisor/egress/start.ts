@@ -53,7 +53,7 @@ async function startFilter(
   const [program, args] = confinedCommand(
     process.execPath,
     ["--max-old-space-size=64", script],
-    { uid, group: null, dieWithParent: false, addressSpace: null, fileSize: 0, cage: null },
+    { uid, group: null, diesWith: null, addressSpace: null, fileSize: 0, cage: null },
     await confinementTools(),
   );
   const child = spawn(program, args, {

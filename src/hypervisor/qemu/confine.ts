@@ -7,8 +7,8 @@ export interface Confinement {
   readonly uid: number | null;
   /** A further group, such as that of /dev/kvm. */
   readonly group: number | null;
-  /** It gets SIGKILL when the thread that started it ends, however that happens. Linux only. */
-  readonly dieWithParent: boolean;
+  /** The pid of this program, where it gets SIGKILL when the thread that started it ends, however that happens. Linux only. */
+  readonly diesWith: number | null;
   /** Bytes of address space; null leaves it, as for programs that reserve far more than they use. */
   readonly addressSpace: number | null;
   /** Bytes that a file of it may have. */
@@ -21,6 +21,7 @@ export interface Confinement {
 export interface ConfinementTools {
   readonly setpriv: string | null;
   readonly prlimit: string | null;
+  readonly shell: string | null;
   /** This process is root's, so that it can give rights away. */
   readonly root: boolean;
 }
@@ -31,6 +32,9 @@ const OVERHEAD_MIB = 2048;
 /** Worker threads of QEMU's disk layer included. */
 const PROCESSES = 256;
 const OPEN_FILES = 4096;
+
+/** Its `$0` is the pid that has to be its parent's. */
+const ONLY_IF_PARENT = '[ "$PPID" = "$0" ] && exec "$@"';
 
 export function addressSpaceLimit(spec: Pick<MachineSpec, "memoryMib">): number {
   return (spec.memoryMib + translationCacheMib(spec.memoryMib) + OVERHEAD_MIB) * MIB;
@@ -54,7 +58,11 @@ export function confinedCommand(
     // In its namespace it has all rights: enough to make its root, and then given away.
     if (confinement.cage !== null) command.push(...confinement.cage, tools.setpriv);
     if (tools.root || confinement.cage !== null) command.push("--bounding-set=-all", "--inh-caps=-all");
-    if (confinement.dieWithParent) command.push("--pdeathsig", "KILL");
+    if (confinement.diesWith !== null) {
+      command.push("--pdeathsig", "KILL");
+      // The signal comes only for an end from here on; a program that was killed before is not its parent any more.
+      if (tools.shell !== null) command.push(tools.shell, "-c", ONLY_IF_PARENT, String(confinement.diesWith));
+    }
   }
   if (tools.prlimit !== null) {
     command.push(tools.prlimit, "--core=0", `--fsize=${confinement.fileSize}`, `--nofile=${OPEN_FILES}`);

@@ -19,7 +19,12 @@ const TRIAL_UID = 65534;
 export async function confinementTools(): Promise<ConfinementTools> {
   const root = process.geteuid?.() === 0;
   // One after the other: verdicts that are remembered at once overwrite each other.
-  const tools = { setpriv: await workingTool("setpriv", root), prlimit: await workingTool("prlimit", root), root };
+  const tools = {
+    setpriv: await workingTool("setpriv", root),
+    prlimit: await workingTool("prlimit", root),
+    shell: findTool("sh"),
+    root,
+  };
   if (!root || process.platform !== "linux" || (tools.setpriv !== null && tools.prlimit !== null)) return tools;
   const missing = tools.setpriv === null ? "setpriv" : "prlimit";
   throw new HostError(
@@ -41,11 +46,11 @@ async function works(name: "setpriv" | "prlimit", path: string, root: boolean): 
   const key = `${await programKey(path)} ${root ? "root" : "user"}`;
   const known = await recallVerdict(name, key);
   if (known === true) return true;
-  const alone = { setpriv: null, prlimit: null, root, [name]: path };
+  const alone = { setpriv: null, prlimit: null, shell: null, root, [name]: path };
   const confinement = {
     uid: root ? TRIAL_UID : null,
     group: null,
-    dieWithParent: true,
+    diesWith: process.pid,
     addressSpace: 1024 ** 3,
     fileSize: 1024 ** 2,
     cage: null,
