@@ -1,6 +1,18 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { appendFile, chmod, copyFile, mkdir, mkdtemp, readFile, rm, stat, truncate, writeFile } from "node:fs/promises";
+import {
+  appendFile,
+  chmod,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  truncate,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -18,8 +30,9 @@ import {
 } from "../../src/errors.js";
 import { findTool } from "../../src/host/find.js";
 import { requireTool } from "../../src/host/tools.js";
+import { ImageManager } from "../../src/images/index.js";
 import { SmolVM, VM, VMConfig, type CreateProgress } from "../../src/machine/index.js";
-import { eventually, leftOvers, ownHome, processesIn, testImage } from "../machine/setting.js";
+import { eventually, leftOvers, ownHome, processesIn, TEST_IMAGES, testImage } from "../machine/setting.js";
 
 const home = ownHome();
 const image = await testImage();
@@ -174,6 +187,26 @@ test("what a program has of a machine is given back when it sees that another on
   await vm.refresh();
   assert.deepEqual(await leftOvers(home.folder), []);
   await assert.rejects(vm.start(), /was deleted/);
+});
+
+test("an image is kept while a machine of it is there, running or stopped, and can go afterwards", async () => {
+  const cacheDir = join(home.folder, "cache");
+  const images = new ImageManager({ cacheDir });
+  const archive = join(home.folder, "default.smolvm");
+  await new ImageManager({ cacheDir: TEST_IMAGES }).exportArchive("default", archive);
+  await images.importArchive(archive, { name: "kept" });
+  const vm = await SmolVM.create({ image: "kept", cacheDir });
+  await assert.rejects(images.remove("kept"), { code: "IMAGE_IN_USE" });
+  await rm(join(cacheDir, "kept"), { recursive: true }); // somebody takes the name away all the same
+  await images.prune();
+  assert.equal((await vm.run("echo running")).output, "running");
+  await vm.stop();
+  await images.prune();
+  await vm.start();
+  assert.equal((await vm.run("echo started")).output, "started");
+  await vm.delete();
+  await images.prune();
+  assert.deepEqual(await readdir(join(cacheDir, ".blobs", "sha256")), []);
 });
 
 test("shared mode writes through to the file, and extra drives keep what is written", async () => {

@@ -33,8 +33,8 @@ const OVERHEAD_MIB = 2048;
 const PROCESSES = 256;
 const OPEN_FILES = 4096;
 
-/** Its `$0` is the pid that has to be its parent's. */
-const ONLY_IF_PARENT = '[ "$PPID" = "$0" ] && exec "$@"';
+/** Its `$0` is the pid that has to be its parent's. A shell adds the folder's path to the environment, which is nobody's business. */
+const ONLY_IF_PARENT = 'unset PWD OLDPWD; [ "$PPID" = "$0" ] && exec "$@"';
 
 export function addressSpaceLimit(spec: Pick<MachineSpec, "memoryMib">): number {
   return (spec.memoryMib + translationCacheMib(spec.memoryMib) + OVERHEAD_MIB) * MIB;
