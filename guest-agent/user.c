@@ -8,7 +8,43 @@
 
 #include "agent.h"
 
-/* The guest's own /etc/passwd and /etc/group, read by hand: a static program has no NSS, and a small guest no libc. */
+/*
+ * The guest's own /etc/passwd and /etc/group, read by hand: a static program has no NSS, and a small guest no libc. What a program of
+ * the guest may have put there instead, such as a pipe or a hole of terabytes, counts as no file: the agent serves others too.
+ */
+#define MAX_FILE (4 * 1024 * 1024)
+
+struct lines {
+  char *text, *next, *end;
+};
+
+static bool lines_open(struct lines *lines, const char *path) {
+  *lines = (struct lines){0};
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return false;
+  struct stat status;
+  if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_size <= MAX_FILE &&
+      (lines->text = malloc((size_t)status.st_size + 1))) {
+    ssize_t count, length = 0;
+    while (length < status.st_size && (count = read(fd, lines->text + length, (size_t)(status.st_size - length))) > 0) {
+      length += count;
+    }
+    lines->next = lines->text;
+    lines->end = lines->text + length;
+    *lines->end = '\n'; /* the last line may have none */
+  }
+  close(fd);
+  return lines->text != NULL;
+}
+
+/* The next line, as a string of its own, or NULL. */
+static char *lines_next(struct lines *lines) {
+  if (lines->next >= lines->end) return NULL;
+  char *line = lines->next, *newline = memchr(line, '\n', (size_t)(lines->end - line) + 1);
+  *newline = 0;
+  lines->next = newline + 1;
+  return line;
+}
 
 static bool number(const char *text, uint32_t *value) {
   if (*text < '0' || *text > '9') return false;
@@ -22,7 +58,7 @@ static bool number(const char *text, uint32_t *value) {
 
 /* Splits a line at its colons. Gives the number of fields, at most `max`. */
 static int split(char *line, char **fields, int max) {
-  line[strcspn(line, "\r\n")] = 0;
+  line[strcspn(line, "\r")] = 0;
   int count = 0;
   for (char *rest = line; rest && count < max;) fields[count++] = strsep(&rest, ":");
   return count;
@@ -31,12 +67,11 @@ static int split(char *line, char **fields, int max) {
 static void copy(char *to, size_t size, const char *from) { snprintf(to, size, "%s", from); }
 
 static bool find_user(const char *name, bool by_number, uint32_t wanted, struct user *user) {
-  FILE *file = fopen("/etc/passwd", "re");
-  if (!file) return false;
-  char *line = NULL, *fields[7];
-  size_t size = 0;
+  struct lines lines;
+  if (!lines_open(&lines, "/etc/passwd")) return false;
+  char *line, *fields[7];
   bool found = false;
-  while (!found && getline(&line, &size, file) > 0) {
+  while (!found && (line = lines_next(&lines))) {
     uint32_t uid, gid;
     if (split(line, fields, 7) < 7 || !number(fields[2], &uid) || !number(fields[3], &gid)) continue;
     if (by_number ? uid != wanted : strcmp(fields[0], name) != 0) continue;
@@ -47,8 +82,7 @@ static bool find_user(const char *name, bool by_number, uint32_t wanted, struct 
     copy(user->home, sizeof user->home, fields[5]);
     copy(user->shell, sizeof user->shell, fields[6]);
   }
-  free(line);
-  fclose(file);
+  free(lines.text);
   return found;
 }
 
@@ -61,12 +95,11 @@ static bool listed(char *members, const char *name) {
 
 /* With `name`: that group's number. Without: collects the groups that the user is a member of. */
 static bool read_groups(const char *name, gid_t *gid, struct user *user) {
-  FILE *file = fopen("/etc/group", "re");
-  if (!file) return false;
-  char *line = NULL, *fields[4];
-  size_t size = 0;
+  struct lines lines;
+  if (!lines_open(&lines, "/etc/group")) return false;
+  char *line, *fields[4];
   bool found = false;
-  while (!found && getline(&line, &size, file) > 0) {
+  while (!found && (line = lines_next(&lines))) {
     uint32_t number_of;
     if (split(line, fields, 4) < 3 || !number(fields[2], &number_of)) continue;
     if (name) {
@@ -76,8 +109,7 @@ static bool read_groups(const char *name, gid_t *gid, struct user *user) {
       user->groups[user->group_count++] = number_of;
     }
   }
-  free(line);
-  fclose(file);
+  free(lines.text);
   return found;
 }
 

@@ -1,15 +1,16 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { CommandExecutionUnavailableError, GuestFileError, ValidationError } from "../../src/errors.js";
-import type { ExecRequest, ExitStatus, GuestConnection } from "../../src/guest/index.js";
+import { agentPath, type ExecRequest, type ExitStatus, type GuestConnection } from "../../src/guest/index.js";
 import { OUTPUT_WINDOW } from "../../src/guest/streams.js";
-import { collect, startAgent } from "./agent.js";
+import { collect, HOST_ARCH, startAgent } from "./agent.js";
 
 interface Outcome extends ExitStatus {
   readonly stdout: Buffer;
@@ -117,6 +118,34 @@ test("a command runs as the user it was given, with that user's groups, home and
   assert.equal((await run(guest, terminal)).stdout.toString(), "daemon\r\n");
   const grouped = await run(guest, { command: "id -g", user: "daemon:nogroup" });
   assert.equal(grouped.stdout.toString(), "65534\n");
+});
+
+test("whatever stands where the users' file should be holds nobody up", async () => {
+  const cage = await mkdtemp(join(tmpdir(), "smolvm-agent-users-"));
+  try {
+    await mkdir(join(cage, "etc"));
+    await copyFile(agentPath(HOST_ARCH), join(cage, "program"));
+    const passwd = join(cage, "etc", "passwd");
+    const obstacles: Readonly<Record<string, () => unknown>> = {
+      "a hole of a tebibyte": () => writeFile(passwd, "").then(() => truncate(passwd, 2 ** 40)),
+      "a pipe": () => execFileSync("mkfifo", [passwd]),
+      "a folder": () => mkdir(passwd),
+      "one long line": () => writeFile(passwd, Buffer.alloc(3_000_000, "x")),
+      nothing: () => undefined,
+    };
+    for (const [what, put] of Object.entries(obstacles)) {
+      await rm(passwd, { recursive: true, force: true });
+      await put();
+      await using agent = startAgent(1, ["--chroot", cage]);
+      const guest = await agent.connect();
+      // With input, as there is no /dev/null here.
+      const command = { command: ["/program"], stdin: true };
+      assert.match((await run(guest, command)).stderr.toString(), /usage/, what);
+      await assert.rejects(run(guest, { ...command, user: "nobody" }), /user 'nobody' does not exist/, what);
+    }
+  } finally {
+    await rm(cage, { recursive: true, force: true });
+  }
 });
 
 test("a signal reaches the whole process group and is reported", async () => {
