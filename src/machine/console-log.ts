@@ -65,6 +65,8 @@ export async function rotateConsole(path: string): Promise<void> {
     const { bytes } = readTail(path, ROTATE_BYTES);
     if (bytes.length < ROTATE_BYTES) return; // cut just now: what is to be kept is what that program keeps
     await writeFile(copy, bytes, { mode: 0o600 });
+    // Another one was quicker: what has come since is in nobody's copy.
+    if ((await stat(path)).size <= ROTATE_BYTES) return;
     await truncate(path, 0);
     await rename(copy, `${path}.1`);
   } catch (error) {

@@ -110,7 +110,7 @@ export class Machine {
         await this.#boot({ timeoutMs, signal: either });
       } catch (error) {
         // What remains then is for the next sweep. That it did not start is what matters.
-        if (isNew) await this.#remove().catch(() => undefined);
+        if (isNew && !this.#isRunning()) await this.#remove().catch(() => undefined);
         if (!(error instanceof VMStateError)) this.#status = "error";
         throw error;
       }
@@ -149,7 +149,8 @@ export class Machine {
     const writesThrough =
       this.#state?.diskMode === "shared" || this.#state?.extraDrives.some((drive) => !drive.readOnly) === true;
     // What is written to files that stay must arrive there; a private disk goes away anyway.
-    if (writesThrough) await this.stop();
+    // Where that fails it is ended as it is: a machine that is deleted writes nothing any more.
+    if (writesThrough) await this.stop().catch(() => undefined);
     await this.#turns.take(async () => {
       await this.#remove();
       this.#deleted = true;
@@ -238,6 +239,11 @@ export class Machine {
   /** The error of calls that need a running machine. */
   notRunning(cause: unknown = this.#channel.failure ?? undefined): CommandExecutionUnavailableError {
     return notRunning({ vmId: this.vmId, status: this.#status, deleted: this.#deleted, death: this.#death, cause });
+  }
+
+  /** Asked anew: another program may have been quicker to start it. */
+  #isRunning(): boolean {
+    return this.#status === "running";
   }
 
   #interrupt(how: "stopped" | "deleted"): void {
@@ -355,12 +361,16 @@ export class Machine {
     this.#leave();
     const lost = this.#state;
     if (lost === null) return;
-    const isOver = (): boolean => this.#status !== "running" || this.#state?.run?.token !== lost.run?.token;
+    const isOver = (): boolean =>
+      this.#status !== "running" || this.#channel.lane !== null || this.#state?.run?.token !== lost.run?.token;
     const fate = await fateOf(lost, { hungUp: isHangUp(reason), isOver });
     if (fate === null || isOver()) return;
     if (fate === "died") await this.#noteDeath(explainDeath(this.files, null));
     else if (fate === "left") this.#status = "stopped";
-    else this.#adopt(fate);
+    else {
+      if (fate.status === "error") this.#death = { status: fate.status, reason: fate.reason };
+      this.#adopt(fate);
+    }
   }
 
   /** Ends what runs and removes everything. */
@@ -374,6 +384,7 @@ export class Machine {
 
   /** Another program has deleted it. */
   async #vanish(): Promise<void> {
+    this.#qemu?.kill();
     this.#leave();
     this.#channel.drop();
     this.#death = null;

@@ -24,7 +24,8 @@ export async function fateOf(
   watch: { readonly hungUp: boolean; readonly isOver: () => boolean },
 ): Promise<MachineState | "died" | "left" | null> {
   if (!lost.run?.qemu || !(await untilEnded(lost.run.qemu, watch))) return null;
-  const state = await loadSame(lost);
+  // Where nothing can be read, it is what it was when it was lost.
+  const state = await loadSame(lost).catch(() => lost);
   if (state === null || state.status === "starting") return "left";
   if (state.status !== "running") return state;
   return state.run?.token === lost.run.token ? "died" : "left";

@@ -102,7 +102,8 @@ async function isSilent(folder: string): Promise<boolean> {
     () => 0, // not yet
   );
   if (marked > heartbeat) return Date.now() - marked > LAST_CHANCE_MS;
-  await writeFile(files.silent, "no heartbeat\n", { mode: 0o600 });
+  // Empty: on a disk that is full there is still room for a name. Writing it anew makes it new.
+  await writeFile(files.silent, "", { mode: 0o600 });
   return false;
 }
 

@@ -2,12 +2,14 @@ import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/p
 import { createHash, randomBytes } from "node:crypto";
 import { basename, dirname, join } from "node:path";
 
-import { VMAlreadyExistsError } from "../errors.js";
+import { HostError, VMAlreadyExistsError } from "../errors.js";
+import { isErrno } from "../host/errno.js";
 import { makeFolder } from "../host/folder.js";
 import { machinesDir } from "../host/home.js";
 import { liveness, processIdentity, type ProcessIdentity } from "../host/process.js";
 import type { Accelerator, NetworkMode } from "../hypervisor/index.js";
 import type { AcceleratorWish, DiskMode, DriveRecord } from "./config.js";
+import { hostFailure } from "./host-failure.js";
 
 export type VMStatus = "created" | "running" | "stopped" | "error";
 
@@ -146,21 +148,46 @@ export async function loadState(vmId: string): Promise<MachineState | null> {
   return readState(machineFolder(vmId));
 }
 
-/** The same, but also null when another machine has the name by now. */
+/**
+ * Null when the machine is gone for certain, also if another one has its name by now.
+ * @throws HostError where that can't be told: who takes a machine that runs for deleted lets go of it.
+ */
 export async function loadSame({
   vmId,
   createdAt,
 }: Pick<MachineState, "vmId" | "createdAt">): Promise<MachineState | null> {
-  const state = await loadState(vmId);
-  return state?.createdAt === createdAt ? state : null;
+  const files = machineFiles(machineFolder(vmId));
+  let text: string;
+  try {
+    text = await readFile(files.state, "utf8");
+  } catch (error) {
+    if (isErrno(error, "ENOENT", "ENOTDIR")) return null;
+    throw hostFailure(error, `Looking at the machine '${vmId}'`);
+  }
+  const state = parseState(text);
+  if (state === null) {
+    throw new HostError("HOST_IO", `What is known of the machine '${vmId}' is damaged.`, {
+      hint: `Delete it: smolvm rm --force ${vmId}`,
+      details: { vmId, path: files.state },
+    });
+  }
+  return state.createdAt === createdAt ? state : null;
 }
 
 export async function readState(folder: string): Promise<MachineState | null> {
   try {
-    const parsed = JSON.parse(await readFile(machineFiles(folder).state, "utf8")) as Partial<MachineState>;
+    return parseState(await readFile(machineFiles(folder).state, "utf8"));
+  } catch {
+    return null; // no file, or none that can be read
+  }
+}
+
+function parseState(text: string): MachineState | null {
+  try {
+    const parsed = JSON.parse(text) as Partial<MachineState>;
     return parsed.version === 1 && typeof parsed.vmId === "string" ? (parsed as MachineState) : null;
   } catch {
-    return null; // no file, or one that a crash of the host has cut
+    return null; // a crash of the host has cut it
   }
 }
 

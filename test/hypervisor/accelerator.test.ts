@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { accessSync, constants } from "node:fs";
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -11,12 +11,32 @@ import { chooseAccelerator, probeAccelerator } from "../../src/hypervisor/qemu/a
 import { qemuFacts } from "../../src/hypervisor/qemu/facts.js";
 
 const ARCH = process.arch === "arm64" ? "aarch64" : "x86_64";
+/** What a QEMU whose guest came to its end gives. */
+const SUCCESS = ARCH === "x86_64" ? 33 : 0;
 let home: string;
 before(async () => {
   home = await mkdtemp(join(tmpdir(), "smolvm-accelerator-"));
   process.env["SMOLVM_HOME"] = home;
 });
 after(() => rm(home, { recursive: true, force: true }));
+
+/** Only what this user may open is tried. */
+function hasKvm(): boolean {
+  try {
+    accessSync("/dev/kvm", constants.R_OK | constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A program in QEMU's place that does one thing with hardware, which is counted, and another without, as a control. */
+const scriptOf = (calls: string, hardware: string, emulated = `exit ${SUCCESS}`): string =>
+  `case "$*" in *'-accel tcg'*) ${emulated} ;; *) echo kvm >> ${calls}; ${hardware} ;; esac`;
+
+async function count(calls: string): Promise<number> {
+  return (await readFile(calls, "utf8").catch(() => "")).split("kvm").length - 1;
+}
 
 /** A program in QEMU's place. */
 async function pretender(name: string, script: string): Promise<string> {
@@ -60,8 +80,8 @@ test("a guest that ends otherwise than it should is no success, and what QEMU sa
 
 test("the verdict on this host's own accelerator is found and remembered", async (context) => {
   const calls = join(home, "real-calls");
-  await writeFile(calls, "");
-  const binary = await pretender("real", `echo call >> ${calls}; exec ${realQemu(ARCH)} "$@"`);
+  const qemu = `exec ${realQemu(ARCH)} "$@"`;
+  const binary = await pretender("real", scriptOf(calls, qemu, qemu));
   const first = performance.now();
   const choice = await chooseAccelerator("auto", ARCH, binary);
   const second = performance.now();
@@ -69,49 +89,47 @@ test("the verdict on this host's own accelerator is found and remembered", async
   const third = performance.now();
   context.diagnostic(`${choice.accelerator}: ${choice.reason}`);
   context.diagnostic(`first ${Math.round(second - first)} ms, then ${(third - second).toFixed(1)} ms`);
-  const tried = (await readFile(calls, "utf8")).split("\n").length - 1;
-  assert.equal(tried, existsSync("/dev/kvm") ? 1 : 0, "QEMU is not started for what is known");
-  if (tried === 0) return;
+  assert.equal(await count(calls), hasKvm() ? 1 : 0, "QEMU is not started for what is known");
+  if (!hasKvm()) return;
   const remembered = await readFile(join(home, "host.json"), "utf8");
   assert.ok(remembered.includes(`accelerator-kvm-${ARCH}`));
 });
 
 test("a verdict is of one QEMU build: another one is tried anew", async () => {
-  if (!existsSync("/dev/kvm")) return;
+  if (!hasKvm()) return;
   const calls = join(home, "calls");
-  const counting = await pretender("counting", `echo call >> ${calls}; exit 1`);
-  const count = async (): Promise<number> => (await readFile(calls, "utf8")).split("\n").length - 1;
+  const counting = await pretender("counting", scriptOf(calls, "exit 1"));
   await chooseAccelerator("auto", ARCH, counting);
   await chooseAccelerator("auto", ARCH, counting);
-  assert.equal(await count(), 1);
-  await writeFile(counting, `#!/bin/sh\necho call >> ${calls}; exit 2\n# another build\n`);
+  assert.equal(await count(calls), 1);
+  await pretender("counting", `${scriptOf(calls, "exit 2")}\n# another build`);
   await chooseAccelerator("auto", ARCH, counting);
-  assert.equal(await count(), 2);
+  assert.equal(await count(calls), 2);
 });
 
 test("hardware is written off only if emulation is quick, and is tried anew on request", async () => {
-  if (!existsSync("/dev/kvm")) return;
+  if (!hasKvm()) return;
   const calls = join(home, "hung-calls");
-  const tries = async (): Promise<number> => (await readFile(calls, "utf8")).split("kvm").length - 1;
-  const script = (emulated: string, hardware: string): string =>
-    `case "$*" in *'-accel tcg'*) ${emulated} ;; *) echo kvm >> ${calls}; ${hardware} ;; esac`;
-  const success = ARCH === "x86_64" ? 33 : 0;
   const choose = async (path: string, options?: { anew: boolean }): Promise<string> =>
     (await chooseAccelerator("auto", ARCH, path, options)).accelerator;
 
-  const busy = await pretender("busy", script("exec sleep 60", "exec sleep 60"));
+  const busy = await pretender("busy", scriptOf(calls, "exec sleep 60", "exec sleep 60"));
   assert.equal(await choose(busy), "tcg");
   assert.equal(await choose(busy), "tcg");
-  assert.equal(await tries(), 2, "nothing moves on this host, which says nothing of its accelerator");
+  assert.equal(await count(calls), 2, "nothing moves on this host, which says nothing of its accelerator");
+  const full = await pretender("full", scriptOf(calls, "exit 1", "exit 1"));
+  assert.equal(await choose(full), "tcg");
+  assert.equal(await choose(full), "tcg");
+  assert.equal(await count(calls), 4, "nor does it where it has no memory for any guest");
 
-  const hung = await pretender("hung", script(`exit ${success}`, "exec sleep 60"));
+  const hung = await pretender("hung", scriptOf(calls, "exec sleep 60"));
   assert.equal(await choose(hung), "tcg");
   assert.equal(await choose(hung), "tcg");
-  assert.equal(await tries(), 3, "remembered");
+  assert.equal(await count(calls), 5, "remembered");
   assert.equal(await choose(hung, { anew: true }), "tcg");
-  assert.equal(await tries(), 4);
+  assert.equal(await count(calls), 6);
 
-  const late = await pretender("late", script(`sleep 1; exit ${success}`, `sleep 1; exit ${success}`));
+  const late = await pretender("late", scriptOf(calls, `sleep 1; exit ${SUCCESS}`, `sleep 1; exit ${SUCCESS}`));
   assert.equal(await choose(late), "kvm", "late, and no later than an emulated one");
 });
 

@@ -85,6 +85,8 @@ test("a filter that its own user can't run is started with root's files in reach
   const users = await Promise.all(processesIn(folder).map((pid) => readFile(`/proc/${pid}/status`, "utf8")));
   assert.equal(users.length, 1);
   assert.match(users.join(), /^Uid:\s+0\b/m);
+  await inNodesPlace("killed", `[ "$(id -u)" = 0 ] && echo ready; kill -9 $$`);
+  await assert.rejects(startEgressFilter(machine, 65534), /ended before it was ready/);
   await inNodesPlace("slow", `[ "$(id -u)" = 0 ] && echo ready; exec sleep 60`);
   await assert.rejects(startEgressFilter(machine, 65534), /was not ready within/);
 });

@@ -56,7 +56,7 @@ test("it is cut when it grows, keeps its last megabyte, and who follows it misse
   await rotateConsole(join(folder, "deleted"));
 });
 
-test("many programs that cut it at once lose nothing of it, and leave nothing else", async () => {
+test("many programs that cut it at once keep the same megabyte, and leave nothing else", async () => {
   const own = await mkdtemp(join(folder, "shared-"));
   const shared = join(own, "console.log");
   for (let round = 0; round < 20; round++) {

@@ -1,11 +1,11 @@
 // What an object makes of it that another program changes its machine.
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { rm } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { VMNotFoundError, VMStateError } from "../../src/errors.js";
+import { HostError, VMNotFoundError, VMStateError } from "../../src/errors.js";
 import { SmolVM } from "../../src/machine/index.js";
 import { claimFolder, loadState, saveState } from "../../src/machine/state.js";
 import { eventually } from "./setting.js";
@@ -35,6 +35,24 @@ test("an end that another program has noted is taken from there", async (t) => {
   await die();
   await eventually("the object knows", () => vm.status === "error", PATIENCE_MS);
   assert.equal(vm.info.reason, "as the other one saw it");
+  await assert.rejects(vm.run("true"), /has ended: as the other one saw it/);
+});
+
+test("a machine of which nothing can be read for a while is not taken for deleted", async (t) => {
+  const { vm, files } = await silentMachine(t);
+  const whole = await readFile(files.state);
+  for (const trouble of [() => writeFile(files.state, whole.subarray(0, 20)), () => mkdir(files.state)]) {
+    await rm(files.state, { recursive: true });
+    await trouble();
+    for (const call of [() => vm.stop(), () => vm.refresh()]) await assert.rejects(call(), HostError);
+    assert.equal(vm.status, "running");
+  }
+  await rm(files.state, { recursive: true });
+  await writeFile(files.state, whole);
+  await vm.refresh();
+  assert.equal(vm.status, "running");
+  await vm.stop();
+  assert.equal((await loadState("vm-test"))?.status, "stopped");
 });
 
 test("a machine that another program has started can be used by who tried to start it too", async (t) => {

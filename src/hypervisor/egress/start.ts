@@ -12,7 +12,7 @@ const READY_TIMEOUT_MS = 10_000;
 const TRY_AGAIN =
   'The host is short of memory or processes: make room and start the machine again, or use network "restricted".';
 
-/** What a program does that is not there for its user, or whose parts are not. */
+/** By itself, as a program does that is not there for its user, or whose parts are not; not by a signal. */
 class EndedAtOnce extends HostError {}
 
 /**
@@ -91,9 +91,10 @@ async function startFilter(
     );
     signal?.addEventListener("abort", aborted, { once: true });
     child.once("error", settle);
-    child.once("exit", () =>
-      settle(new EndedAtOnce("HOST_IO", "The egress filter ended before it was ready.", { hint: TRY_AGAIN })),
-    );
+    child.once("exit", (_status, by) => {
+      const Ended = by === null ? EndedAtOnce : HostError;
+      settle(new Ended("HOST_IO", "The egress filter ended before it was ready.", { hint: TRY_AGAIN }));
+    });
     stdout.once("data", () => settle());
   });
 }

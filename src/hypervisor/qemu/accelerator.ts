@@ -84,8 +84,9 @@ async function judge(
 }
 
 /**
- * That nothing came within the time says that a guest hangs only if this host is quick enough otherwise: while the guest still
- * has time, an emulated one has to come from its start to its end. Else it is uncertain, and emulation is for this time only.
+ * That it failed, or that nothing came within the time, says something of the accelerator only if this host is well otherwise:
+ * while the guest still has time, an emulated one has to come from its start to its end. Else it is uncertain, and emulation is
+ * for this time only.
  */
 async function tryOut(
   accelerator: Accelerator,
@@ -99,12 +100,16 @@ async function tryOut(
     trial.finally(() => late.abort()),
     sleep(PROBE_DEADLINE_MS, null, { signal: late.signal }).catch(() => null), // no longer needed
   ]);
-  if (inTime !== null) return { verdict: inTime, certain: true };
+  if (inTime?.works) return { verdict: inTime, certain: true };
   try {
     const control = await probeAccelerator("tcg", arch, binary, AbortSignal.timeout(CONTROL_DEADLINE_MS));
     enough.abort();
     const verdict = await trial;
-    return { verdict, certain: verdict.works || control.works };
+    if (verdict.works || control.works) return { verdict, certain: true };
+    return {
+      verdict: { works: false, seen: `${verdict.seen}; nor does an emulated one at the moment` },
+      certain: false,
+    };
   } finally {
     enough.abort();
   }
@@ -151,7 +156,7 @@ export async function probeAccelerator(
     const took = Math.round(performance.now() - started);
     if (status === probe.success) return { works: true, seen: `a guest ran on ${accelerator} (${took} ms)` };
     const complaint = (stderr.trim().split("\n").at(-1) ?? "").replace(/^\S*qemu-system-\w+: /, "").replace(/\.$/, "");
-    if (signal === "SIGKILL") {
+    if (signal === "SIGKILL" && until.aborted) {
       return { works: false, seen: `${accelerator} opens, but a guest on it hangs (nothing after ${took} ms)` };
     }
     const ending = signal ?? `exit status ${status ?? "?"}`;

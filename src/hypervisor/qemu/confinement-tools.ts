@@ -1,4 +1,5 @@
 import { execFile } from "node:child_process";
+import { existsSync } from "node:fs";
 import { promisify } from "node:util";
 
 import { HostError } from "../../errors.js";
@@ -22,7 +23,8 @@ export async function confinementTools(): Promise<ConfinementTools> {
   const tools = {
     setpriv: await workingTool("setpriv", root),
     prlimit: await workingTool("prlimit", root),
-    shell: findTool("sh"),
+    // Not the first one of the PATH: this one the cage has, too, and any user can run it.
+    shell: existsSync("/bin/sh") ? "/bin/sh" : null,
     root,
   };
   if (!root || process.platform !== "linux" || (tools.setpriv !== null && tools.prlimit !== null)) return tools;
