@@ -109,8 +109,8 @@ export class Machine {
         if (isNew) await this.#make(either);
         await this.#boot({ timeoutMs, signal: either });
       } catch (error) {
-        // What remains then is for the next sweep. That it did not start is what matters.
-        if (isNew && !this.#isRunning()) await this.#remove().catch(() => undefined);
+        // It runs by now where another program was quicker. What remains else is for the next sweep: that it did not start matters.
+        if (isNew && (this.#status as VMStatus) !== "running") await this.#remove().catch(() => undefined);
         if (!(error instanceof VMStateError)) this.#status = "error";
         throw error;
       }
@@ -239,11 +239,6 @@ export class Machine {
   /** The error of calls that need a running machine. */
   notRunning(cause: unknown = this.#channel.failure ?? undefined): CommandExecutionUnavailableError {
     return notRunning({ vmId: this.vmId, status: this.#status, deleted: this.#deleted, death: this.#death, cause });
-  }
-
-  /** Asked anew: another program may have been quicker to start it. */
-  #isRunning(): boolean {
-    return this.#status === "running";
   }
 
   #interrupt(how: "stopped" | "deleted"): void {
