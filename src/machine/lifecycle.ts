@@ -148,8 +148,7 @@ export class Machine {
     this.#interrupt("deleted");
     const writesThrough =
       this.#state?.diskMode === "shared" || this.#state?.extraDrives.some((drive) => !drive.readOnly) === true;
-    // What is written to files that stay must arrive there; a private disk goes away anyway.
-    // Where that fails it is ended as it is: a machine that is deleted writes nothing any more.
+    // What is written to files that stay must arrive there. Where that fails it is ended as it is.
     if (writesThrough) await this.stop().catch(() => undefined);
     await this.#turns.take(async () => {
       await this.#remove();
@@ -322,8 +321,10 @@ export class Machine {
     // In turn with the rest: nothing of it goes on behind the back of a `delete` that has resolved.
     await this.#turns.take(async () => {
       if (ended === null || this.#state?.run?.token !== ended.run?.token) return;
-      if ((await loadSame(ended)) === null) await this.#vanish();
-      else this.#state = (await saveDeath(this.files, ended, death, CLAIM_TIMEOUT_MS)) ?? this.#state;
+      const noted = (await loadSame(ended)) && (await saveDeath(this.files, ended, death, CLAIM_TIMEOUT_MS));
+      if (noted !== null) this.#state = noted;
+      // Whoever ended it may have been deleting it, and is through by now.
+      else if ((await loadSame(ended)) === null) await this.#vanish();
     });
   }
 

@@ -1,12 +1,13 @@
 // What an object makes of it that another program changes its machine.
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { HostError, VMNotFoundError, VMStateError } from "../../src/errors.js";
 import { SmolVM } from "../../src/machine/index.js";
+import { claimMachineLock } from "../../src/machine/claim.js";
 import { claimFolder, loadState, saveState } from "../../src/machine/state.js";
 import { eventually } from "./setting.js";
 import { silentMachine, silentQemu } from "./silent-machine.js";
@@ -90,6 +91,18 @@ test("an object is of one machine: another one of the same name is not touched, 
   }
   assert.ok(existsSync(files.folder));
   assert.equal((await loadState("vm-test"))?.createdAt, newer);
+});
+
+test("a machine whose end is that another program is deleting it counts as deleted", async (t) => {
+  const { vm, files, die } = await silentMachine(t);
+  const lock = await claimMachineLock(files.lock, 5000);
+  const before = (await readdir(files.lock)).length;
+  await die();
+  await eventually("who notes the end waits for its turn", async () => (await readdir(files.lock)).length > before);
+  await rm(files.folder, { recursive: true });
+  lock.release();
+  await eventually("the object knows", () => vm.info.createdAt === "", PATIENCE_MS);
+  await assert.rejects(vm.start(), /was deleted/);
 });
 
 test("the end of a machine whose name another one has by now is not noted there", async (t) => {
