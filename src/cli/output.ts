@@ -1,6 +1,8 @@
 import { writeSync } from "node:fs";
 import type { Writable } from "node:stream";
 
+import { abortable } from "../host/abortable.js";
+
 /** What a pipe takes at once on Linux, whoever reads it. */
 const PIPE_SIZE = 64 * 1024;
 
@@ -38,19 +40,10 @@ export async function pump(
   to: Writable,
   signal?: AbortSignal,
 ): Promise<void> {
-  for await (const chunk of from) await taken(chunk, to, signal);
-}
-
-/** That nobody takes it any more is told by the stream itself, once for all of them. */
-function taken(chunk: Uint8Array | string, to: Writable, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const abort = (): void => reject(signal?.reason as Error);
-    signal?.addEventListener("abort", abort, { once: true });
-    to.write(chunk, () => {
-      signal?.removeEventListener("abort", abort);
-      resolve();
-    });
-  });
+  for await (const chunk of from) {
+    // That nobody takes it any more is told by the stream itself, once for all of them.
+    await abortable(new Promise<void>((resolve) => to.write(chunk, () => resolve())), signal);
+  }
 }
 
 /** Columns as wide as their widest cell; the last one is not padded. */

@@ -1,7 +1,4 @@
-import { readdir } from "node:fs/promises";
-
-import { machinesDir } from "../host/home.js";
-import { SmolVM } from "../machine/index.js";
+import { findFolders, type FoundFolder, SmolVM } from "../machine/index.js";
 import type { Check, Finding } from "./check.js";
 
 /** What programs that have died left of their machines is cleared away; machines in error are named. */
@@ -36,7 +33,6 @@ export const machines: Check = {
 };
 
 /** Machines, and what is left of making or removing one. Locks are files of the moment and no machines. */
-async function folders(): Promise<readonly string[]> {
-  const names = await readdir(machinesDir()).catch(() => []); // none was ever made
-  return names.filter((name) => !name.startsWith(".") || /^\.(new|trash)-/.test(name));
+async function folders(): Promise<readonly FoundFolder[]> {
+  return (await findFolders()).filter(({ kind }) => kind !== "lock");
 }

@@ -5,5 +5,5 @@ export type { VMDirent, VMFiles, VMFileStat, WriteFileOptions } from "./files.js
 export type { VMInfo } from "./info.js";
 export type { RunResult } from "./result.js";
 export type { CreateProgress, VMOptions } from "./source.js";
-export type { ForwardedPort, VMStatus } from "./state.js";
+export { findFolders, type FoundFolder, type ForwardedPort, type VMStatus } from "./state.js";
 export { SmolVM, SmolVM as VM, type StartOptions } from "./vm.js";

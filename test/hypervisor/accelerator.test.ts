@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { accessSync, constants } from "node:fs";
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +7,7 @@ import { after, before, test } from "node:test";
 import { HostError } from "../../src/errors.js";
 import { findTool } from "../../src/host/tools.js";
 import { chooseAccelerator, probeAccelerator } from "../../src/hypervisor/qemu/accelerator.js";
+import { canOpenKvm } from "../../src/hypervisor/qemu/cage.js";
 import { qemuFacts } from "../../src/hypervisor/qemu/facts.js";
 
 const ARCH = process.arch === "arm64" ? "aarch64" : "x86_64";
@@ -19,16 +19,6 @@ before(async () => {
   process.env["SMOLVM_HOME"] = home;
 });
 after(() => rm(home, { recursive: true, force: true }));
-
-/** Only what this user may open is tried. */
-function hasKvm(): boolean {
-  try {
-    accessSync("/dev/kvm", constants.R_OK | constants.W_OK);
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 /** A program in QEMU's place that does one thing with hardware, which is counted, and another without, as a control. */
 const scriptOf = (calls: string, hardware: string, emulated = `exit ${SUCCESS}`): string =>
@@ -89,14 +79,14 @@ test("the verdict on this host's own accelerator is found and remembered", async
   const third = performance.now();
   context.diagnostic(`${choice.accelerator}: ${choice.reason}`);
   context.diagnostic(`first ${Math.round(second - first)} ms, then ${(third - second).toFixed(1)} ms`);
-  assert.equal(await count(calls), hasKvm() ? 1 : 0, "QEMU is not started for what is known");
-  if (!hasKvm()) return;
+  assert.equal(await count(calls), canOpenKvm() ? 1 : 0, "QEMU is not started for what is known");
+  if (!canOpenKvm()) return;
   const remembered = await readFile(join(home, "host.json"), "utf8");
   assert.ok(remembered.includes(`accelerator-kvm-${ARCH}`));
 });
 
 test("a verdict is of one QEMU build: another one is tried anew", async () => {
-  if (!hasKvm()) return;
+  if (!canOpenKvm()) return;
   const calls = join(home, "calls");
   const counting = await pretender("counting", scriptOf(calls, "exit 1"));
   await chooseAccelerator("auto", ARCH, counting);
@@ -108,7 +98,7 @@ test("a verdict is of one QEMU build: another one is tried anew", async () => {
 });
 
 test("hardware is written off only if emulation is quick, and is tried anew on request", async () => {
-  if (!hasKvm()) return;
+  if (!canOpenKvm()) return;
   const calls = join(home, "hung-calls");
   const choose = async (path: string, options?: { anew: boolean }): Promise<string> =>
     (await chooseAccelerator("auto", ARCH, path, options)).accelerator;

@@ -121,12 +121,11 @@ async function isPossible(cage: Cage, programs: readonly string[]): Promise<bool
   try {
     for (const program of programs) {
       const [, ...prefix] = cagePrefix(cage, { network: true, kvm: canOpenKvm(), descriptors: [] });
-      const running = promisify(execFile)(cage.unshare, [...prefix, program, "--version"], {
+      await promisify(execFile)(cage.unshare, [...prefix, program, "--version"], {
         cwd: machinesDir(),
         timeout: TRIAL_TIMEOUT_MS,
         killSignal: "SIGKILL",
       });
-      await running;
     }
     return true;
   } catch {
@@ -134,7 +133,7 @@ async function isPossible(cage: Cage, programs: readonly string[]): Promise<bool
   }
 }
 
-function canOpenKvm(): boolean {
+export function canOpenKvm(): boolean {
   try {
     accessSync("/dev/kvm", constants.R_OK | constants.W_OK);
     return true;
